@@ -1,0 +1,360 @@
+"""The ventilator: decides which lane takes which batch, and what each outcome means. It is the head's books.
+
+What it must hold: every item of every slice given to `on_submit` ends exactly once, in a `Finished` or as cancelled;
+what a lost or recalled lane held is queued again, and only the job that was running when its worker died is charged.
+
+It does no I/O. Methods `on_*` take in what has happened; `dispatch` returns what shall be sent.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Final, NamedTuple
+
+from ztasks.core.lane import Batch, Lane, LaneState
+from ztasks.core.options import retry_delay
+from ztasks.core.slices import Finished, Slice, State, Task
+from ztasks.errors import WireError
+from ztasks.wire.messages import MAX_ITEMS, Failure, Results
+from ztasks.wire.payload import Items
+
+RECALL_AFTER: Final = 0.010
+"""Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
+
+
+class Send(NamedTuple):
+    """Send this batch down this lane; `ships`: with its callable; `forget`: the callables that the worker may drop."""
+
+    lane: Lane
+    batch: Batch
+    ships: bool
+    forget: tuple[bytes, ...]
+
+
+class Ventilator:
+    """The books on all queued and all assigned work. `chance` gives numbers from 0 to 1, for the jitter of retries."""
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self.lanes: dict[int, Lane] = {}
+        self.pending = 0
+        """Items that have not ended yet."""
+        self._chance = chance
+        self._round: deque[Task] = deque()
+        """The tasks that have queued work, in turn."""
+        self._open: dict[int, Lane] = {}
+        """The lanes that want work."""
+        self._delayed: list[tuple[float, int, Slice]] = []
+        """A heap of the retries that wait: when, a tie-breaker, what."""
+        self._ties = count()
+        self._ready = 0
+
+    # --- work comes in ---
+
+    def on_submit(self, slices: Iterable[Slice]) -> None:
+        """Queue new slices."""
+        for slice_ in slices:
+            self.pending += slice_.count
+            task = slice_.task
+            task.queue.append(slice_)
+            task.queued += slice_.count
+            if not task.waiting:
+                task.waiting = True
+                self._round.append(task)
+
+    def on_cancel(self, slice_: Slice) -> bool:
+        """Cancel a slice that waits; its gate, if any, is the caller's. False: it is assigned, or has ended."""
+        if slice_.state is not State.QUEUED and slice_.state is not State.DELAYED:
+            return False
+        slice_.move(State.CANCELLED)
+        self.pending -= slice_.count
+        return True
+
+    def cancel_waiting(self, wanted: Callable[[Slice], bool] | None = None) -> list[Slice]:
+        """Cancel all waiting slices (that are `wanted`) and return them, queued ones in their order."""
+        waiting = [slice_ for task in self._round for slice_ in task.queue]
+        waiting += [slice_ for _, _, slice_ in sorted(self._delayed, key=lambda entry: entry[:2])]
+        cancelled = []
+        for slice_ in waiting:
+            if (wanted is None or wanted(slice_)) and (slice_.gate is None or slice_.gate.acquire(False)):
+                if self.on_cancel(slice_):
+                    cancelled.append(slice_)
+        return cancelled
+
+    # --- lanes come and go ---
+
+    def on_starting(self, number: int, budget: int | None = None) -> Lane:
+        """Open the books on a worker that is being started."""
+        lane = self.lanes[number] = Lane(number, budget)
+        return lane
+
+    def on_ready(self, number: int) -> None:
+        """Take in that a lane's worker is ready for work."""
+        lane = self.lanes[number]
+        if lane.state is LaneState.STARTING:
+            lane.state = LaneState.READY
+            self._ready += 1
+            self._open[number] = lane
+
+    def on_leaving(self, number: int) -> None:
+        """Give a lane no more work: its worker has been told to leave."""
+        lane = self.lanes[number]
+        if lane.state is LaneState.READY:
+            self._ready -= 1
+        lane.state = LaneState.LEAVING
+        self._open.pop(number, None)
+
+    def on_lost(self, number: int, cursor: int | None, how: str, now: float) -> list[Finished]:
+        """Take in that a worker has gone, and queue again what it held.
+
+        `cursor` is the position it was running, from its claim cell (None: it had not begun any); the job there is
+        charged with a crash, unless its outcome has come. `how` describes the death. The sink has been drained before.
+        """
+        lane = self.lanes.pop(number)
+        if lane.state is LaneState.READY:
+            self._ready -= 1
+        lane.state = LaneState.LOST
+        self._open.pop(number, None)
+        finished: list[Finished] = []
+        again: list[Slice] = []
+        for batch in lane.batches:
+            start = max(lane.received, batch.position)
+            if cursor is None or not start <= cursor < batch.end:
+                again += batch.rest(start - batch.position)
+                continue
+            rest = batch.rest(start - batch.position)
+            before, culprit, after = _split_at(rest, cursor - start)
+            again += before
+            again += self._charge(culprit, how, finished, now)
+            again += after
+        self._requeue(again)
+        return finished
+
+    def _charge(self, culprit: Slice, how: str, finished: list[Finished], now: float) -> list[Slice]:
+        """Charge a job with the death of its worker: return it for another attempt, or end it."""
+        culprit.history = (*culprit.history, f"attempt {culprit.attempt}: {how}")
+        if culprit.crashes < culprit.task.options.crash_retries:
+            culprit.crashes += 1
+            return [culprit]
+        culprit.move(State.FAILED)
+        self.pending -= 1
+        outcome = Finished([culprit], 0, 1)
+        outcome.failures[0] = _poison(culprit, how)
+        finished.append(outcome)
+        return []
+
+    # --- outcomes come in ---
+
+    def on_results(self, results: Results, now: float) -> Finished | None:
+        """Take in a worker's report; None if its lane has been lost. Raises WireError if it does not fit the books."""
+        lane = self.lanes.get(results.lane)
+        if lane is None:
+            return None
+        batch = lane.batches[0] if lane.batches else None
+        if batch is None or results.position != lane.received or results.position + results.count > batch.end:
+            raise WireError(
+                f"lane {lane.number} reports items {results.position} to {results.position + results.count - 1}, "
+                f"but item {lane.received} of {lane.dispatched} is due"
+            )
+        offset = results.position - batch.position
+        finished = Finished(batch.slices, offset, results.count)
+        self._settle(batch, finished, results.failures, now)
+        lane.received += results.count
+        lane.moved = now
+        batch.task.run_time.learn(results.busy, results.count)
+        lane.judge_idling(results.busy, results.idle)
+        if lane.received == batch.end:
+            lane.batches.popleft()
+            lane.nbytes -= batch.nbytes
+        if lane.wants_more():
+            self._open[lane.number] = lane
+        return finished
+
+    def _settle(self, batch: Batch, finished: Finished, failures: list[Failure], now: float) -> None:
+        """Decide what has ended and what is tried again, and change the states."""
+        offset, end = finished.offset, finished.offset + finished.count
+        many = len(batch.slices) == batch.count
+        if many:
+            for slice_ in batch.slices[offset:end]:
+                slice_.state = State.DONE  # from ASSIGNED; this is the hot path, so the table is not asked
+        elif end == batch.count:
+            batch.slices[0].state = State.DONE
+        for failure in failures:
+            at = offset + failure.offset
+            if not offset <= at < end:
+                raise WireError(f"a failure of item {failure.offset} in a message of {finished.count} items")
+            job = batch.slice_at(at)
+            if many:
+                job.state = State.ASSIGNED  # not done after all
+            if failure.retry and job.failures < batch.task.options.retries:
+                job.history = (*job.history, f"attempt {job.attempt}: {failure.type_name}: {failure.message}")
+                job.failures += 1
+                self._delay(job, now)
+                finished.retried.add(at)
+            else:
+                job.state = State.FAILED
+                finished.failures[at] = failure
+        self.pending -= finished.count - len(finished.retried)
+
+    def _delay(self, job: Slice, now: float) -> None:
+        """Keep a failed job until its next attempt is due."""
+        job.state = State.ASSIGNED
+        job.move(State.DELAYED)
+        if job.gate is not None:
+            job.gate.release()
+        pause = retry_delay(job.task.options, job.failures, self._chance())
+        heapq.heappush(self._delayed, (now + pause, next(self._ties), job))
+
+    # --- work is taken back ---
+
+    def recallable(self, now: float) -> list[Lane]:
+        """Return the lanes whose unstarted work should be taken back: they hold several items and have not moved
+        for a while, another lane is idle, and nothing is queued."""
+        if self._round or not any(not lane.batches for lane in self._open.values()):
+            return []
+        return [
+            lane
+            for lane in self.lanes.values()
+            if lane.outstanding > 1 and lane.state is not LaneState.LOST and now - lane.moved >= RECALL_AFTER
+        ]
+
+    def on_recalled(self, lane: Lane, claimed: int, now: float) -> int:
+        """Take back what the worker had not claimed, from position `claimed` on; return how many items came back."""
+        lane.moved = now
+        claimed = max(claimed, lane.received)
+        again: list[Slice] = []
+        while lane.batches and lane.batches[-1].position >= claimed:
+            batch = lane.batches.pop()
+            again[:0] = batch.slices
+            lane.nbytes -= batch.nbytes
+        if lane.batches and lane.batches[-1].end > claimed:
+            batch = lane.batches[-1]
+            again[:0] = batch.rest(claimed - batch.position)
+            batch.truncate(claimed - batch.position)
+        taken = lane.dispatched - claimed
+        if taken > 0:
+            lane.dispatched = claimed
+            lane.cut += 1
+            if lane.budget is not None:
+                lane.budget += taken
+            self._requeue(again)
+        return taken
+
+    def _requeue(self, slices: list[Slice]) -> None:
+        """Queue again, before all else, what has not been run to an end."""
+        for slice_ in reversed(slices):
+            slice_.move(State.QUEUED)
+            if slice_.gate is not None:
+                slice_.gate.release()
+            task = slice_.task
+            task.queue.appendleft(slice_)
+            task.queued += slice_.count
+            if not task.waiting:
+                task.waiting = True
+                self._round.appendleft(task)
+
+    # --- work goes out ---
+
+    def next_event(self, now: float) -> float | None:
+        """Return in how many seconds something falls due by itself, or None."""
+        due = [self._delayed[0][0] - now] if self._delayed else []
+        if not self._round and any(not lane.batches for lane in self._open.values()):
+            due += [
+                lane.moved + RECALL_AFTER - now for lane in self.lanes.values() if lane.outstanding > 1
+            ]
+        return max(0.0, min(due)) if due else None
+
+    def dispatch(self, now: float) -> list[Send]:
+        """Return what shall be sent now, and enter it in the books."""
+        self._wake_delayed(now)
+        sends: list[Send] = []
+        while self._open and self._round:
+            number, lane = next(iter(self._open.items()))
+            task = self._round[0]
+            batch = self._take(task, lane)
+            if not task.queue:
+                self._round.popleft()
+                task.waiting = False
+            elif batch is not None:
+                self._round.rotate(-1)
+            if batch is None:
+                continue
+            lane.add(batch, now)
+            ships, forget = lane.need(task.callable.key)
+            sends.append(Send(lane, batch, ships, forget))
+            del self._open[number]
+            if lane.wants_more():
+                self._open[number] = lane  # behind the others
+        for lane in self._open.values():
+            lane.starved = True
+        return sends
+
+    def _wake_delayed(self, now: float) -> None:
+        """Queue the retries that are due."""
+        due: list[Slice] = []
+        while self._delayed and self._delayed[0][0] <= now:
+            _, _, job = heapq.heappop(self._delayed)
+            if job.state is State.DELAYED:
+                job.move(State.QUEUED)
+                due.append(job)
+        self.pending -= sum(job.count for job in due)
+        self.on_submit(due)
+
+    def _take(self, task: Task, lane: Lane) -> Batch | None:
+        """Take from a task's queue what the lane's credit allows, at least one item; None if all was cancelled."""
+        room = lane.room()
+        share = -(-task.queued // max(1, self._ready))  # all lanes shall get some of what is there
+        credit = min(lane.credit(task), max(1, share), MAX_ITEMS)
+        queue = task.queue
+        slices: list[Slice] = []
+        total = nbytes = 0
+        while queue and total < credit:
+            slice_ = queue[0]
+            if slice_.state is not State.QUEUED or (slice_.gate is not None and not slice_.gate.acquire(False)):
+                queue.popleft()  # cancelled
+                task.queued -= slice_.count
+                continue
+            size = slice_.nbytes
+            whole = isinstance(slice_.payload, Items)
+            if slices and (whole or nbytes + size > room):
+                if slice_.gate is not None:
+                    slice_.gate.release()
+                break
+            queue.popleft()
+            if slice_.count > 2 * credit:
+                rest = slice_.part(credit, slice_.count)
+                slice_ = slice_.part(0, credit)
+                queue.appendleft(rest)
+                size = slice_.nbytes
+            task.queued -= slice_.count
+            slice_.state = State.ASSIGNED  # from QUEUED; hot path
+            slices.append(slice_)
+            total += slice_.count
+            nbytes += size
+            if whole:
+                break
+        return Batch(task, slices, total, nbytes, lane.dispatched) if slices else None
+
+
+def _split_at(slices: list[Slice], offset: int) -> tuple[list[Slice], Slice, list[Slice]]:
+    """Split consecutive slices into those before an item, the item itself, and those behind it."""
+    for index, slice_ in enumerate(slices):
+        if offset < slice_.count:
+            before = slices[:index] + ([slice_.part(0, offset)] if offset else [])
+            after = [slice_.part(offset + 1, slice_.count)] if offset + 1 < slice_.count else []
+            item = slice_ if slice_.count == 1 else slice_.part(offset, offset + 1)
+            return before, item, after + slices[index + 1 :]
+        offset -= slice_.count
+    raise AssertionError("the item is not in these slices")
+
+
+def _poison(job: Slice, how: str) -> Failure:
+    """Describe a job whose worker died too often."""
+    name = job.task.options.name or job.task.callable.name
+    message = (
+        f"a job of {name} was given up after {job.crashes + 1} of its workers died while running it "
+        f"(crash_retries={job.task.options.crash_retries}); the last: {how}"
+    )
+    return Failure(0, "poison", "PoisonJob", message, "\n".join(job.history), b"", retry=False)

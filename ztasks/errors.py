@@ -1,0 +1,109 @@
+"""Every error that ztasks raises, under one root.
+
+Each message says whose fault it is, what was lost (nothing, or exactly what) and the cure. Nothing else lives
+here, and this module imports nothing of ztasks, so that every layer can raise what is defined here.
+"""
+
+from __future__ import annotations
+
+
+class ZtasksError(Exception):
+    """The root of all errors of ztasks; the message says whose fault it is, what was lost, and the cure."""
+
+
+class InvalidOption(ZtasksError, ValueError):
+    """The caller's fault: an argument or option has a wrong type or value. Nothing was started."""
+
+
+class ExecutorClosed(ZtasksError, RuntimeError):
+    """The caller's fault: work was given to an executor that is closed or closing. That work was not accepted."""
+
+
+class NoExecutor(ZtasksError, RuntimeError):
+    """The caller's fault: `task.submit` or `task.map` was called outside a `with Executor(...)` block."""
+
+
+class ForkedExecutor(ZtasksError, RuntimeError):
+    """The caller's fault: an executor was used in a forked child; it belongs to the process that made it."""
+
+
+class CallNotPicklable(ZtasksError, TypeError):
+    """The caller's fault: a callable or an argument cannot be pickled. Raised by `submit`; nothing was sent."""
+
+
+class CallNotLoadable(ZtasksError):
+    """The worker could not load the callable or the arguments: a module is missing there, or unpickling failed.
+
+    The job did not run and is not retried; the other jobs go on.
+    """
+
+
+class ResultNotPicklable(ZtasksError, TypeError):
+    """The task's fault: the job ran, but what it returned cannot be pickled. The result of that job is lost."""
+
+
+class ResultNotLoadable(ZtasksError):
+    """The job ran and its result arrived, but unpickling it in this process failed. Only that result is lost."""
+
+
+class RemoteError(ZtasksError):
+    """A job raised an exception that cannot travel; this stands for it, with its type, message and traceback."""
+
+    def __init__(self, type_name: str, message: str, traceback: str) -> None:
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.message, self.traceback)
+
+
+class RemoteTraceback(ZtasksError):
+    """The cause of a job's exception: the traceback as it was in the worker, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text.rstrip()}\n"""'
+
+
+class JobTimeout(ZtasksError):
+    """The job ran longer than its `timeout=` and was stopped. Not a TimeoutError: `future.result(timeout=)` raises that."""
+
+
+class WorkerLost(ZtasksError):
+    """A worker process died while it ran the job, and the job could not be run again. Its other jobs are unharmed."""
+
+
+class PoisonJob(WorkerLost):
+    """The job's worker died each time it was run, more often than `crash_retries` allows; `history` says how."""
+
+    def __init__(self, message: str, history: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.history = history
+
+    def __reduce__(self) -> tuple[type[PoisonJob], tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self.args[0]), self.history)
+
+
+class WorkersCannotStart(ZtasksError, RuntimeError):
+    """No worker process came up: the message holds what the last one wrote to stderr. Queued jobs fail with this."""
+
+
+class HeadFailed(ZtasksError, RuntimeError):
+    """A defect in ztasks itself stopped the head's thread; every job that was not done fails with this. Please report it."""
+
+
+class WireError(ZtasksError):
+    """A message does not follow the protocol. The message was dropped before anything in it was unpickled."""
+
+
+def remote_traceback(exception: BaseException) -> str | None:
+    """Return the traceback text that came with a job's exception, or None if it did not come from a worker."""
+    if isinstance(exception, RemoteError):
+        return exception.traceback
+    cause = exception.__cause__
+    return cause.text if isinstance(cause, RemoteTraceback) else None

@@ -1,0 +1,434 @@
+"""The executor: head, crew and books in the user's own process, behind the interface of `concurrent.futures`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count as counter
+from time import monotonic
+from types import BuiltinFunctionType, FunctionType, TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
+
+from ztasks import tasks as task_module
+from ztasks.core.options import DEFAULTS, Options, count
+from ztasks.core.slices import RunTime, Slice, Task
+from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
+from ztasks.future import Future
+from ztasks.io.delivery import Delivery
+from ztasks.io.head import Head
+from ztasks.io.hostinfo import default_workers
+from ztasks.io.setup import Setup
+from ztasks.mapping import Map, Outcome, Stream, new_number
+from ztasks.units import parse_size
+from ztasks.wire.callables import describe, ship
+from ztasks.wire.messages import Shape
+from ztasks.wire.payload import Pickled, dump, dump_call
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_WORKERS: Final = 10_000
+BUFFER_BYTES: Final = 64 * 1024 * 1024
+"""The default of `buffer_bytes=`: about how many bytes of inputs and results a map holds."""
+
+CACHED_TASKS: Final = 1024
+
+_executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+_heads: set[Head] = set()
+"""All heads that have not ended: at exit they are closed, whether or not their executor still exists."""
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs jobs in worker processes of this host. Use it in a `with`, which closes it.
+
+    max_workers: how many workers; default: the least of CPU affinity, cgroup quota and SLURM_CPUS_PER_TASK.
+    initializer, initargs: called once in every worker before its first job.
+    preload: names of modules that every worker imports before its first job.
+    max_tasks_per_child: a worker is replaced after so many jobs.
+    output: called with whole lines of bytes that the workers write to stdout or stderr, in the head's thread; it must
+        not block. Default: they write to this process's stdout and stderr.
+
+    Raises InvalidOption for wrong arguments, CallNotPicklable for an initializer that cannot travel, and
+    WorkersCannotStart if the private directory cannot be made. If workers cannot start, the jobs fail with that.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        preload: Sequence[str] = (),
+        max_tasks_per_child: int | None = None,
+        output: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._refuse: Callable[[], ZtasksError] | None = _never_started
+        self.max_workers = default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
+        if self.max_workers > MAX_WORKERS:
+            raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {max_workers}")
+        if max_tasks_per_child is not None:
+            count(max_tasks_per_child, "max_tasks_per_child", 1)
+        setup = _setup(initializer, initargs, preload)
+        self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output)
+        self._delivery = Delivery()
+        self._numbers = counter(1)
+        self._known: dict[Any, Task] = {}
+        """Tasks by the function itself, where its pickle can never change: the quick way."""
+        self._tasks: dict[tuple[bytes, Options], Task] = {}
+        self._maps: dict[int, Map] = {}
+        self._closing = threading.Lock()
+        self._closed = False
+        self._tokens: list[Any] = []
+        self._refuse = None
+        _executors.add(self)
+        _heads.add(self._head)
+        self._head.start()
+
+    # --- submitting ---
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run `fn(*args, **kwargs)` in a worker; return its future.
+
+        The arguments are pickled here and now: later changes to them have no effect. Raises CallNotPicklable,
+        ExecutorClosed.
+        """
+        if self._refuse is not None:
+            raise self._refuse()
+        task = self._known.get(fn) if type(fn) in _QUICK else None
+        if task is None:
+            task = self._task(fn)
+        try:
+            payload = dump_call(args, kwargs)
+        except Exception as error:
+            raise _bad_arguments(fn, args, kwargs, error) from error
+        future: Future[R] = Future(self._head, self._delivery)
+        slice_ = Slice(task, future, next(self._numbers), 1, payload, future._gate)
+        future._slice = slice_
+        self._head.post(slice_)
+        if self._refuse is not None and self._head.ended.is_set():
+            self._head.refuse_late()  # closed by another thread just now
+        return future
+
+    def _task(self, fn: Callable[..., Any]) -> Task:
+        """Find or make the books on a callable."""
+        if not callable(fn):
+            raise InvalidOption(f"a job needs a callable, not {fn!r}")
+        options: Options = getattr(fn, "ztasks_options", DEFAULTS)
+        shipped = ship(fn)
+        task = self._tasks.get((shipped.key, options))
+        if task is None:
+            task = Task(shipped, options)
+            _put(self._tasks, (shipped.key, options), task)
+        if shipped.by_reference and type(fn) in _QUICK:
+            _put(self._known, fn, task)
+        return task
+
+    # --- mapping ---
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        buffer_bytes: int | str = BUFFER_BYTES,
+        return_exceptions: bool = False,
+    ) -> Iterator[R]:
+        """Return an iterator over the results of `fn` for each input, in the order of the inputs.
+
+        As `concurrent.futures.Executor.map`, but lazy: the iterables are advanced as results are taken, in this
+        thread. timeout: seconds from now until the last result must be there, else TimeoutError. chunksize: a hint for
+        the first slices; they size themselves. buffersize: the most items that are read and not yet taken.
+        buffer_bytes: about the most bytes of inputs and results that are held. return_exceptions: hand out
+        exceptions instead of raising the first.
+        """
+        map_ = self._map(fn, iterables, timeout, chunksize, buffersize, buffer_bytes, ordered=True)
+        return map_.values(return_exceptions=return_exceptions)
+
+    def map_unordered(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        buffer_bytes: int | str = BUFFER_BYTES,
+        return_exceptions: bool = False,
+    ) -> Iterator[R]:
+        """Like `map`, with the results as they come."""
+        map_ = self._map(fn, iterables, timeout, chunksize, buffersize, buffer_bytes, ordered=False)
+        return map_.values(return_exceptions=return_exceptions)
+
+    def outcomes(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        buffer_bytes: int | str = BUFFER_BYTES,
+    ) -> Iterator[Outcome[R]]:
+        """Like `map`, but hand out an `Outcome` for each input and never raise because a job failed."""
+        map_ = self._map(fn, iterables, timeout, chunksize, buffersize, buffer_bytes, ordered=ordered, detail=True)
+        return map_.outcomes()
+
+    def stream(self, fn: Callable[..., Any], /, *, ordered: bool = False) -> Stream:
+        """Return a map that is fed in one thread, with `feed(calls)`, and iterated over in another."""
+        if self._refuse is not None:
+            raise self._refuse()
+        task = self._map_task(fn, "call", detail=True)
+        stream = Stream(
+            self._head,
+            task,
+            workers=self.max_workers,
+            ordered=ordered,
+            max_bytes=BUFFER_BYTES,
+            on_end=self._forget_map,
+        )
+        self._maps[task.map_number] = stream
+        return stream
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        buffer_bytes: int | str,
+        *,
+        ordered: bool,
+        detail: bool = False,
+    ) -> Map:
+        if self._refuse is not None:
+            raise self._refuse()
+        count(chunksize, "chunksize", 1)
+        if buffersize is not None:
+            count(buffersize, "buffersize", 1)
+        max_bytes = parse_size(buffer_bytes, "buffer_bytes")
+        deadline = None if timeout is None else monotonic() + timeout
+        has_length = all(hasattr(iterable, "__len__") for iterable in iterables)
+        if len(iterables) == 1:
+            shape: Shape = "one"
+            source: Iterator[Any] = iter(iterables[0])
+        else:
+            shape, source = "star", zip(*iterables, strict=False)
+        task = self._map_task(fn, shape, detail=detail)
+        map_ = Map(
+            self._head,
+            task,
+            source,
+            workers=self.max_workers,
+            ordered=ordered,
+            has_length=has_length,
+            hint=chunksize,
+            window=buffersize,
+            max_bytes=max_bytes,
+            deadline=deadline,
+            on_end=self._forget_map,
+        )
+        self._maps[task.map_number] = map_
+        map_.fill()
+        return map_
+
+    def _map_task(self, fn: Callable[..., Any], shape: Shape, *, detail: bool) -> Task:
+        """Make the books on a map; what is known of the callable's run time is shared."""
+        base = self._known.get(fn) if type(fn) in _QUICK else None
+        if base is None:
+            base = self._task(fn)
+        # Measuring each job costs time itself, so it has an average of its own.
+        run_time = RunTime() if detail else base.run_time
+        return Task(
+            base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time
+        )
+
+    def _forget_map(self, map_: Map) -> None:
+        """A map's input has ended."""
+        self._maps.pop(map_.task.map_number, None)
+
+    # --- closing ---
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs, finish what there is, and close everything.
+
+        wait: return when all is closed; else close in the background. cancel_futures: cancel what has not been given
+        to a worker. Maps that nobody has begun to take results from are read to their end first; see the docs.
+        """
+        if self._refuse is not None and self._refuse is not _closed:
+            return  # never started, or another process's
+        self._settle_maps(finish=wait and not cancel_futures)
+        self._close(cancel_waiting=cancel_futures)
+        if wait:
+            self._join()
+
+    def kill(self) -> None:
+        """Kill the workers at once and close everything. Jobs that run are lost, jobs that wait are cancelled."""
+        if self._refuse is None or self._refuse is _closed:
+            self._settle_maps(finish=False)
+            self._refuse = _closed
+            self._head.post_kill()
+            self._join()
+
+    def _settle_maps(self, *, finish: bool) -> None:
+        """Decide what becomes of inputs that have not been read to their end."""
+        for map_ in list(self._maps.values()):
+            if not finish or map_.thread != threading.get_ident() or isinstance(map_, Stream):
+                map_.cancel_input()
+            elif map_.advanced and not map_.has_length:
+                map_.cancel()
+            else:
+                map_.finish()
+
+    def _close(self, *, cancel_waiting: bool) -> None:
+        with self._closing:
+            first, self._closed = not self._closed, True
+            self._refuse = _closed
+        if first or cancel_waiting:
+            self._head.post_close(cancel_waiting=cancel_waiting)
+
+    def _join(self) -> None:
+        """Wait for the head and the delivery thread; from a callback, only for the head to be told."""
+        if threading.current_thread() is self._delivery._thread:
+            return
+        self._head.join()
+        self._delivery.close()
+        _heads.discard(self._head)
+
+    def __enter__(self) -> Self:
+        self._tokens.append(task_module.current_executor.set(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(ValueError):  # left in another context than it was entered in
+            task_module.current_executor.reset(self._tokens.pop())
+        if kind is None:
+            self.shutdown()
+            return
+        self._settle_maps(finish=False)
+        try:
+            self.shutdown(cancel_futures=not issubclass(kind, Exception))
+        except KeyboardInterrupt:  # the second Ctrl-C
+            self.kill()
+            raise
+
+    def __del__(self) -> None:
+        if self._refuse is None:
+            warnings.warn(
+                f"{self!r} was not closed: use it in a `with`, or call shutdown()", ResourceWarning, source=self
+            )
+            self._close(cancel_waiting=False)
+
+    def __repr__(self) -> str:
+        state = "open" if self._refuse is None else "closed"
+        return f"<ztasks.Executor of {self.max_workers} workers, {state}>"
+
+
+_QUICK: Final = frozenset({FunctionType, BuiltinFunctionType, type, task_module.Task})
+"""The types of callables that are told apart by identity."""
+
+
+def _put(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put into a bounded cache; each step is atomic."""
+    cache[key] = value
+    while len(cache) > CACHED_TASKS:
+        try:
+            cache.pop(next(iter(cache)), None)
+        except (StopIteration, RuntimeError):  # another thread was quicker
+            return
+
+
+def _setup(initializer: Callable[..., object] | None, initargs: tuple[Any, ...], preload: Sequence[str]) -> Setup:
+    """Check and pickle what every worker is told at its start."""
+    if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+        raise InvalidOption(f"preload must be a list of module names, not {preload!r}")
+    pickled = Pickled(b"", [])
+    if initializer is not None:
+        if not callable(initializer):
+            raise InvalidOption(f"initializer must be callable, not {initializer!r}")
+        try:
+            pickled = dump((getattr(initializer, "ztasks_shipped", initializer), tuple(initargs)))
+        except Exception as error:
+            raise CallNotPicklable(
+                f"the initializer {describe(initializer)} or its initargs cannot be pickled: "
+                f"{type(error).__name__}: {error}. Nothing was started."
+            ) from error
+    try:
+        cwd: str | None = os.getcwd()
+    except OSError:  # it has been deleted; workers will not find it either
+        cwd = None
+    return Setup(list(sys.path), cwd, list(sys.argv), list(preload), pickled.data, list(map(bytearray, pickled.buffers)))
+
+
+def _bad_arguments(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> CallNotPicklable:
+    """Find out which argument cannot be pickled."""
+    which = "the arguments"
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    for name, value in named + [(f"argument {name!r}", value) for name, value in kwargs.items()]:
+        try:
+            dump(value)
+        except Exception:  # noqa: BLE001 - this is the one
+            which = f"{name}, of type {type(value).__qualname__},"
+            break
+    return CallNotPicklable(
+        f"{which} of a job of {describe(fn)} cannot be pickled: {type(error).__name__}: {error}. Nothing was sent. "
+        "Pass what the job can make it from (a path instead of an open file)."
+    )
+
+
+def _never_started() -> ZtasksError:
+    return ExecutorClosed("this executor was never started: its constructor raised")
+
+
+def _closed() -> ZtasksError:
+    return ExecutorClosed(
+        "cannot schedule new jobs after shutdown: the executor is closed or closing. The job was not accepted; make a "
+        "new executor, or submit before the `with` ends."
+    )
+
+
+def _forked() -> ZtasksError:
+    return ForkedExecutor(
+        "this executor belongs to the process that made it; this process is a forked child of that. The job was not "
+        "accepted: make a new executor here."
+    )
+
+
+def _after_fork() -> None:
+    """In a forked child: no executor of the parent's may be used, closed or waited for here."""
+    for executor in list(_executors):
+        executor._refuse = _forked
+    _heads.clear()
+
+
+def _at_exit() -> None:
+    """At the interpreter's exit, before threads are joined: finish and close what was not closed."""
+    heads = list(_heads)
+    for head in heads:
+        head.post_close()
+    for head in heads:
+        head.join()
+    _heads.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+# Runs before non-daemon threads are joined; atexit runs after, and would never be reached. concurrent.futures relies
+# on the same function.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

@@ -1,0 +1,243 @@
+"""Futures: a job's result as its caller sees it.
+
+What it must hold: it behaves as `concurrent.futures.Future`, `wait` and `as_completed` included, and costs a fraction:
+one million queued jobs fit into a gigabyte. So its Condition and lists are made when somebody needs them, and the
+result stays pickled until somebody asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from concurrent.futures import Future as BaseFuture
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from typing import Any, TypeVar
+
+from ztasks.core.slices import Slice
+from ztasks.errors import ResultNotLoadable
+from ztasks.io.delivery import Delivery
+from ztasks.io.head import Head
+from ztasks.wire.failures import rebuild
+from ztasks.wire.messages import Failure
+from ztasks.wire.payload import Buffer, load
+
+T = TypeVar("T")
+
+_completion = threading.RLock()
+"""Guards the step from "nobody watches" to "somebody watches" of every future: whoever finishes one either sees that
+it is watched, or has set its state before the watcher looks. Reentrant, since a finaliser may run inside."""
+
+_DONE = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
+
+
+class Future(BaseFuture[T]):
+    """The result of one job. Made by `Executor.submit`."""
+
+    __slots__ = (
+        "_callback_list",
+        "_delivery",
+        "_exception",
+        "_gate",
+        "_head",
+        "_lazy_condition",
+        "_payload",
+        "_result",
+        "_slice",
+        "_state",
+        "_waiter_list",
+    )
+
+    _state: str
+
+    def __init__(self, head: Head, delivery: Delivery) -> None:
+        # The base class's __init__ is not called: it makes a Condition and two lists.
+        self._state = PENDING
+        self._head = head
+        self._delivery = delivery
+        self._gate = threading.Lock()
+        """Held while the job is assigned; see `core.slices.Gate`. Once it is done: held while the result is loaded."""
+        self._slice: Slice | None = None
+        self._payload: tuple[bytes, Any] | Failure | None = None
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._lazy_condition: threading.Condition | None = None
+        self._waiter_list: list[Any] | None = None
+        self._callback_list: list[Callable[[Any], object]] | None = None
+
+    # --- what the base class and `wait` and `as_completed` use ---
+
+    @property
+    def _condition(self) -> threading.Condition:
+        condition = self._lazy_condition
+        if condition is None:
+            with _completion:
+                condition = self._lazy_condition
+                if condition is None:
+                    condition = self._lazy_condition = threading.Condition()
+        return condition
+
+    @property
+    def _waiters(self) -> list[Any]:
+        if self._waiter_list is None:
+            self._waiter_list = []
+        return self._waiter_list
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:
+        if self._callback_list is None:
+            self._callback_list = []
+        return self._callback_list
+
+    # --- the caller's side ---
+
+    def done(self) -> bool:
+        """Return whether the job has ended: with a result, an error, or by being cancelled."""
+        return self._state in _DONE
+
+    def cancelled(self) -> bool:
+        """Return whether the job was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def running(self) -> bool:
+        """Return whether the job has been given to a worker and has not ended."""
+        return self._state == PENDING and self._gate.locked()
+
+    def cancel(self) -> bool:
+        """Cancel the job if it has not been given to a worker; return whether it is cancelled."""
+        if self._state in _DONE or not self._gate.acquire(blocking=False):
+            return self._state == CANCELLED_AND_NOTIFIED
+        slice_ = self._slice
+        if self._state in _DONE or slice_ is None:  # it ended just now
+            self._gate.release()
+            return False
+        self._head.post(lambda: self._head.cancel_slice(slice_))
+        self._finish(CANCELLED_AND_NOTIFIED)
+        return True
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the job's result, waiting for it up to `timeout` seconds.
+
+        Raises what the job raised, CancelledError, TimeoutError if it is not there in time, or an error of ztasks
+        that says why there is no result.
+        """
+        if self._state not in _DONE:
+            self._wait(timeout)
+        if self._payload is not None:
+            self._load()
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # the traceback must not keep the future alive
+        if self._state == CANCELLED_AND_NOTIFIED:
+            raise CancelledError
+        return self._result  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what `result` would raise because of the job, or None; raises CancelledError and TimeoutError."""
+        if self._state not in _DONE:
+            self._wait(timeout)
+        if self._payload is not None:
+            self._load()
+        if self._state == CANCELLED_AND_NOTIFIED:
+            raise CancelledError
+        return self._exception
+
+    def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
+        """Call `fn(future)` when the job has ended, in the delivery thread; at once if it has ended already."""
+        self._delivery.prepare()
+        super().add_done_callback(fn)
+
+    def _wait(self, timeout: float | None) -> None:
+        with self._condition as condition:
+            _ = condition
+            if self._state not in _DONE:
+                self._condition.wait(timeout)
+            if self._state not in _DONE:
+                raise TimeoutError
+
+    def _load(self) -> None:
+        """Unpickle what has come, once."""
+        with self._gate:
+            payload = self._payload
+            if payload is None:
+                return
+            if isinstance(payload, Failure):
+                self._exception = rebuild(payload)
+            else:
+                try:
+                    self._result = load(*payload)
+                except Exception as error:  # noqa: BLE001 - unpickling runs any code
+                    self._exception = not_loadable(error)
+            self._payload = None
+
+    # --- the head's side ---
+
+    def attach(self, slice_: Slice) -> None:
+        """Tie the future to its job (before it is posted)."""
+        self._slice = slice_
+
+    def succeed(self, data: bytes, buffers: list[Buffer]) -> None:
+        """The head: the job's result has come."""
+        self._payload = (data, buffers)
+        with _completion:
+            unwatched = self._lazy_condition is None
+            if unwatched:
+                self._state = FINISHED
+        if not unwatched:
+            self._finish(FINISHED)
+        self._slice = None
+        self._gate.release()
+
+    def fail(self, error: Failure | BaseException) -> None:
+        """The head: the job has failed."""
+        if isinstance(error, Failure):
+            self._payload = error
+        else:
+            self._exception = error
+        self._finish(FINISHED)
+        if self._gate.locked():
+            self._gate.release()
+
+    def cancelled_by_head(self) -> None:
+        """The head: the job was cancelled while it waited."""
+        self._finish(CANCELLED_AND_NOTIFIED)
+
+    def _finish(self, state: str) -> None:
+        """Set the final state, and wake and call whoever waits."""
+        self._slice = None
+        with self._condition:
+            self._state = state
+            for waiter in self._waiter_list or ():
+                if state == FINISHED:
+                    (waiter.add_result if self._succeeded() else waiter.add_exception)(self)
+                else:
+                    waiter.add_cancelled(self)
+            self._condition.notify_all()
+        if self._callback_list:
+            self._delivery.post(self._call_back)
+
+    def _succeeded(self) -> bool:
+        """Whether a result has come; if it turns out not to load, a waiter has taken it for a success."""
+        return self._exception is None and not isinstance(self._payload, Failure)
+
+    def _call_back(self) -> None:
+        for callback in self._callback_list or ():
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001 - as concurrent.futures does: logged, and the others are called
+                LOGGER.exception("exception calling callback for %r", self)
+
+
+def not_loadable(error: Exception) -> ResultNotLoadable:
+    """Return the error for a result that does not unpickle in this process."""
+    failure = ResultNotLoadable(
+        f"the job ran, but its result does not unpickle in this process: {type(error).__name__}: {error}. "
+        "That result is lost; mend the class's __reduce__ or __setstate__, or import what it needs here."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+__all__ = ["RUNNING", "Future", "not_loadable"]

@@ -1,0 +1,1 @@
+"""Does. Sockets, threads, processes, files and clocks live here, and nowhere below."""

@@ -1,0 +1,42 @@
+"""The delivery thread: calls the done-callbacks of futures, never under a lock and never in the head's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Delivery:
+    """A thread that is started with the first callback. Callbacks may submit, cancel and close."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def prepare(self) -> None:
+        """Start the thread if it does not run (any thread but the head's)."""
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="ztasks-delivery", daemon=True)
+                    thread.start()
+                    self._thread = thread
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Call this in the delivery thread; `prepare` has been called."""
+        self._queue.put(call)
+
+    def close(self) -> None:
+        """Let the thread end when all has been called, and wait for that, unless it is this very thread."""
+        thread = self._thread
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _run(self) -> None:
+        while (call := self._queue.get()) is not None:
+            call()
+            del call

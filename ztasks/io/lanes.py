@@ -1,0 +1,85 @@
+"""A lane's socket in the head: how a batch becomes frames."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import zmq
+
+from ztasks.core.slices import Slice
+from ztasks.core.ventilator import Send
+from ztasks.io.sockets import Sock, Sockets
+from ztasks.wire.messages import Batch, encode
+from ztasks.wire.payload import Items, Pickled, pack
+
+
+class LaneSocket:
+    """The bound PUSH socket that leads to one worker."""
+
+    def __init__(self, sockets: Sockets, path: str) -> None:
+        self._sock: Sock = sockets.bind(zmq.PUSH, path)
+        self.watched: int | None = None
+        """The descriptor that tells of the worker's end."""
+
+    def send_batch(self, send: Send) -> bool:
+        """Send a batch; False if the worker has gone."""
+        batch = send.batch
+        slices = batch.slices
+        first = slices[0]
+        items = first.payload if isinstance(first.payload, Items) else _pack_jobs(slices)
+        task = batch.task
+        options = task.options
+        header = Batch(
+            send.lane.cut,
+            batch.position,
+            batch.count,
+            task.callable.key,
+            send.ships,
+            send.forget,
+            task.shape,
+            items.form,
+            items.skip,
+            items.sizes,
+            items.buffer_counts,
+            task.map_number,
+            first.first if task.map_number else [slice_.first for slice_ in slices],
+            first.attempt if len(slices) == 1 else [slice_.attempt for slice_ in slices],
+            options.retries + 1,
+            options.timeout,
+            task.detail,
+        )
+        frames: list[Any] = [encode(header), items.data, *items.buffers]
+        if send.ships:
+            frames.insert(1, task.callable.pickled)
+        return self.send(*frames)
+
+    def send(self, *frames: Any) -> bool:
+        """Send frames as one message, without blocking; False if the worker has gone."""
+        sock, last = self._sock, len(frames) - 1
+        try:
+            for index, frame in enumerate(frames):
+                sock.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
+        except zmq.Again:
+            return False
+        return True
+
+    def close_watched(self) -> None:
+        """Release the descriptor that told of the worker's end."""
+        if self.watched is not None:
+            os.close(self.watched)
+            self.watched = None
+
+    def close(self, sockets: Sockets) -> None:
+        """Close the socket of a worker that has gone: what it still holds has no reader."""
+        self.close_watched()
+        sockets.close_one(self._sock, linger=0)
+
+
+def _pack_jobs(slices: list[Slice]) -> Items:
+    """Lay the pickles of submitted jobs end to end."""
+    payloads: list[Any] = [slice_.payload for slice_ in slices]
+    try:
+        return Items("each", len(payloads), b"".join(payloads), list(map(len, payloads)))
+    except TypeError:  # some have buffers
+        return pack([payload if isinstance(payload, Pickled) else Pickled(payload, []) for payload in payloads])

@@ -1,0 +1,218 @@
+"""Runs the items of batches, in the worker's main thread: claim, load, call, pickle, next.
+
+About once a millisecond it claims the next items in the claim cell; before each item it stores the item's position
+there. Whatever a job raises, SystemExit and KeyboardInterrupt included, fails that job only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import perf_counter, time
+from typing import Any, Final
+
+import msgspec
+
+from ztasks.io.cell import CURSOR, Cell
+from ztasks.io.current import CurrentJob, provide
+from ztasks.io.outbox import Outbox
+from ztasks.wire import failures
+from ztasks.wire.messages import Batch, Failure
+from ztasks.wire.payload import PRIMITIVES, Items, dump, load
+
+CLAIM_SECONDS: Final = 0.001
+"""How much expected work is claimed at once: what is claimed cannot be recalled, and a claim costs 2 us."""
+
+
+class Runner:
+    """Runs batches. `before_claim` is called before each claim and says whether to go on."""
+
+    def __init__(self, cell: Cell, outbox: Outbox, before_claim: Callable[[], bool]) -> None:
+        self._cell = cell
+        self._outbox = outbox
+        self._before_claim = before_claim
+        self._callables: dict[bytes, Any] = {}
+        self._seconds: dict[bytes, float] = {}
+        """How long an item of each callable takes, as seen here."""
+        self._batch: Batch | None = None
+        self._forked = False
+        os.register_at_fork(after_in_child=self._after_fork)
+        provide(self._current_job)
+
+    def learn_callable(self, key: bytes, pickled: bytes) -> None:
+        """Load a callable that came with a batch. If that fails, its jobs will fail."""
+        try:
+            loaded = load(pickled)
+            self._callables[key] = getattr(loaded, "ztasks_function", loaded)
+        except BaseException as error:  # noqa: BLE001 - importing runs any code
+            self._callables[key] = failures.not_loadable(0, "the callable of this job", error)
+
+    def forget(self, keys: tuple[bytes, ...]) -> None:
+        """Drop callables that the head will ship again if it needs them."""
+        for key in keys:
+            self._callables.pop(key, None)
+            self._seconds.pop(key, None)
+
+    def run(self, batch: Batch, items: Items, idle: float) -> None:
+        """Run a batch, or as much of it as is not recalled, and send its outcomes."""
+        self._batch = batch
+        self._outbox.begin(batch, idle)
+        try:
+            self._run_claims(batch, items)
+        except BaseException:
+            if self._forked:
+                os._exit(1)
+            raise
+        finally:
+            self._batch = None
+        self._outbox.flush()
+
+    def _run_claims(self, batch: Batch, items: Items) -> None:
+        position, end = batch.position, batch.position + batch.count
+        run_some = self._prepare(batch, items)
+        while position < end:
+            seconds = self._seconds.get(batch.key)
+            wanted = 1 if not seconds else max(1, int(CLAIM_SECONDS / seconds))
+            upto = min(position + wanted, end)
+            if not self._before_claim() or not self._cell.claim(batch.cut, upto):
+                return
+            if upto - position > 1:
+                self._outbox.arm()
+            begin = perf_counter()
+            run_some(position, upto - position)
+            each = (perf_counter() - begin) / (upto - position)
+            self._seconds[batch.key] = each if seconds is None else seconds + 0.5 * (each - seconds)
+            if self._forked:
+                self._leave_child()
+            position = upto
+            if position < end:
+                self._outbox.flush_if_late()
+
+    def _prepare(self, batch: Batch, items: Items) -> Callable[[int, int], None]:
+        """Return what runs the next so many items."""
+        function = self._callables.get(batch.key)
+        if function is None or isinstance(function, Failure):
+            failure = function or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
+            return lambda position, count: self._fail_all(failure, position, count)
+        if batch.detail:
+            function = self._timed(function)
+        if items.form == "list":
+            values = items.values()
+            if batch.shape == "star":
+                return lambda position, count: self._run_values_star(function, islice(values, count), position)
+            return lambda position, count: self._run_values(function, islice(values, count), position)
+        pickles = items.pickles()
+        shape = batch.shape
+        return lambda position, count: self._run_pickles(function, shape, islice(pickles, count), position)
+
+    # --- the hot loops ---
+
+    def _run_values(self, function: Callable[..., Any], values: Iterator[Any], position: int) -> None:
+        """Call the function with each value."""
+        cursor, append = self._cell.fields, self._outbox.outcomes.append
+        for cursor[CURSOR], value in enumerate(values, position):
+            try:
+                result = function(value)
+            except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+                self._fail(failures.raised, error)
+                continue
+            if type(result) in PRIMITIVES:
+                append(result)
+            else:
+                self._pickle_result(result)
+
+    def _run_values_star(self, function: Callable[..., Any], values: Iterator[Any], position: int) -> None:
+        self._run_values(lambda value: function(*value), values, position)
+
+    def _run_pickles(self, function: Callable[..., Any], shape: str, pickles: Iterator[Any], position: int) -> None:
+        """Load each item and call the function with it."""
+        cursor, append = self._cell.fields, self._outbox.outcomes.append
+        for cursor[CURSOR], (data, buffers) in enumerate(pickles, position):
+            try:
+                call = load(data, buffers)
+            except BaseException as error:  # noqa: BLE001 - loading runs any code
+                self._fail(_arguments_not_loadable, error)
+                continue
+            try:
+                if shape == "star":
+                    result = function(*call)
+                elif shape == "call":
+                    result = function(*call[0], **call[1])
+                else:
+                    result = function(call)
+            except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+                self._fail(failures.raised, error)
+                continue
+            if type(result) in PRIMITIVES:
+                append(result)
+            else:
+                self._pickle_result(result)
+
+    # --- the rare ways ---
+
+    def _pickle_result(self, result: object) -> None:
+        """Pickle a result now: the next job may change what it refers to."""
+        try:
+            pickled = dump(result, answering=True)
+        except BaseException as error:  # noqa: BLE001 - pickling runs any code
+            self._fail(lambda offset, error: failures.not_picklable(offset, result, error), error)
+            return
+        self._outbox.outcomes.append(pickled)
+
+    def _fail(self, describe: Callable[[int, BaseException], Failure], error: BaseException) -> None:
+        if self._forked:
+            self._leave_child()
+        self._outbox.fail(lambda position: describe(position, error))
+        error.__traceback__ = None  # it holds the frames of the job, and all that they hold
+
+    def _fail_all(self, failure: Failure, position: int, count: int) -> None:
+        """Let all jobs fail whose callable could not be loaded."""
+        for self._cell.fields[CURSOR] in range(position, position + count):
+            self._outbox.fail(lambda position: msgspec.structs.replace(failure, offset=position))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function so that the start and run time of each call are noted."""
+        started, seconds, clock = self._outbox.started, self._outbox.seconds, time
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began, begin = clock(), perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = perf_counter() - begin
+                started.append(began)
+                seconds.append(took)
+
+        return timed
+
+    # --- what a job may do ---
+
+    def _current_job(self) -> CurrentJob | None:
+        batch = self._batch
+        if batch is None or self._forked:
+            return None
+        offset = self._cell.fields[CURSOR] - batch.position
+        indices, attempts = batch.indices, batch.attempts
+        number = indices + offset if isinstance(indices, int) else indices[offset]
+        attempt = attempts if isinstance(attempts, int) else attempts[offset]
+        name = f"{batch.map_number}.{number}" if batch.map_number else str(number)
+        return CurrentJob(name, attempt, batch.max_attempts, None)
+
+    def _after_fork(self) -> None:
+        """In a child forked by a job: it must not write to the cell, nor go on with the worker's jobs."""
+        self._forked = True
+        self._cell.close()
+
+    def _leave_child(self) -> None:
+        """A forked child has returned from the job that forked it: it ends here."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(0)
+
+
+def _arguments_not_loadable(offset: int, error: BaseException) -> Failure:
+    return failures.not_loadable(offset, "the arguments of this job", error)

@@ -1,0 +1,153 @@
+"""The worker: the simplest thing that can work. Its main thread receives, claims, runs, pushes.
+
+It lives on its parent's host, is watched by its parent through the operating system, and talks over ipc:
+
+    lane (PULL)     <- batches, and the word to leave
+    control (SUB)   <- drain, stop; read before each claim
+    sink (PUSH)     -> ready, results, bye
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import os
+import sys
+from time import perf_counter
+from typing import Any
+
+import zmq
+
+from ztasks.errors import WireError
+from ztasks.io import lifeline
+from ztasks.io import setup as setup_file
+from ztasks.io.cell import Cell
+from ztasks.io.outbox import Outbox
+from ztasks.io.runner import Runner
+from ztasks.io.setup import Setup
+from ztasks.io.sockets import Sockets
+from ztasks.wire import failures
+from ztasks.wire.messages import (
+    Batch,
+    Bye,
+    Failure,
+    Ready,
+    StartFailed,
+    check_items,
+    decode_control,
+    decode_to_worker,
+    encode,
+)
+from ztasks.wire.payload import Items, load
+
+
+class Worker:
+    """One worker process, from its start to its end."""
+
+    def __init__(self, directory: str, lane: int, lifeline: int) -> None:
+        self._directory = directory
+        self._number = lane
+        self._lifeline = lifeline
+        self._wanted = "run"
+
+    def run(self) -> None:
+        """Run until told to leave."""
+        faulthandler.enable()
+        lifeline.hold(self._lifeline)
+        os.environ["ZTASKS_WORKER"] = str(self._number)
+        sockets = Sockets()
+        self._connect(sockets)
+        failure = self._set_up(Setup.read(self._path(setup_file.FILE)))
+        if failure is not None:
+            self._outbox.send(encode(StartFailed(self._number, failure)))
+        else:
+            self._outbox.send(encode(Ready(self._number, os.getpid())))
+            self._serve()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        self._outbox.send(encode(Bye(self._number)))
+        sockets.close()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _connect(self, sockets: Sockets) -> None:
+        self._cell = Cell(self._path(f"cell-{self._number}"))
+        self._control = sockets.connect(zmq.SUB, self._path("control"))
+        self._lane = sockets.connect(zmq.PULL, self._path(f"lane-{self._number}"))
+        sink = sockets.connect(zmq.PUSH, self._path("sink"))
+        self._outbox = Outbox(self._number, sink, self._cell)
+        self._runner = Runner(self._cell, self._outbox, self._may_claim)
+        self._poller = zmq.Poller()
+        self._poller.register(self._lane, zmq.POLLIN)
+        self._poller.register(self._control, zmq.POLLIN)
+
+    def _set_up(self, setup: Setup) -> Failure | None:
+        """Take on the parent's surroundings, import what shall be there, run the initializer."""
+        sys.path[:] = setup.sys_path
+        sys.argv[:] = setup.argv
+        try:
+            if setup.cwd is not None:
+                os.chdir(setup.cwd)
+            for name in setup.preload:
+                what = f"preload={name!r}"
+                importlib.import_module(name)
+            what = "the initializer"
+            if setup.initializer:
+                function, args = load(setup.initializer, setup.buffers)
+                function(*args)
+        except BaseException as error:  # noqa: BLE001 - these run any code
+            return failures.start_failed(what if setup.cwd is not None else "the start", error)
+        return None
+
+    def _serve(self) -> None:
+        """Receive and run until told to leave."""
+        lane, poller = self._lane, self._poller
+        while self._wanted == "run":
+            waiting = perf_counter()
+            if not lane.get(zmq.EVENTS) & zmq.POLLIN:
+                ready: dict[Any, int] = dict(poller.poll())
+                if self._control in ready:
+                    self._read_control()
+                if lane not in ready:
+                    continue
+            idle = perf_counter() - waiting
+            try:
+                message = decode_to_worker(lane.recv())
+                if not isinstance(message, Batch):
+                    return
+                items = self._receive_items(message)
+            except WireError as error:
+                print(f"ztasks worker: {error}", file=sys.stderr)
+                continue
+            self._runner.run(message, items, idle)
+
+    def _receive_items(self, batch: Batch) -> Items:
+        """Receive the frames that a batch's header announces; raises WireError."""
+        lane = self._lane
+        expected = int(batch.ships) + 1 + sum(batch.buffers or ())
+        frames: list[Any] = []
+        while lane.get(zmq.RCVMORE):
+            # Buffers stay where ZeroMQ received them: arrays are built upon that memory, which can be written to.
+            late = len(frames) >= int(batch.ships) + 1
+            frames.append(lane.recv(copy=False).buffer if late else lane.recv())
+        if len(frames) != expected:
+            raise WireError(f"a batch came with {len(frames)} frames instead of {expected}")
+        self._runner.forget(batch.forget)
+        if batch.ships:
+            self._runner.learn_callable(batch.key, frames.pop(0))
+        data, *buffers = frames
+        check_items(batch, len(data))
+        return Items(batch.form, batch.count, data, batch.sizes, batch.buffers, buffers, batch.skip)
+
+    def _may_claim(self) -> bool:
+        """Read control; tell whether another item may be begun."""
+        if self._control.get(zmq.EVENTS) & zmq.POLLIN:
+            self._read_control()
+        return self._wanted != "stop"
+
+    def _read_control(self) -> None:
+        while self._control.get(zmq.EVENTS) & zmq.POLLIN:
+            with contextlib.suppress(WireError):
+                self._wanted = decode_control(self._control.recv()).wanted

@@ -1,0 +1,22 @@
+"""The file that a worker process executes: `python -P .../ztasks/io/worker_main.py DIRECTORY LANE LIFELINE`.
+
+It is run by its path, so that it starts even when the package is found only through the parent's `sys.path`, and shows
+in a process list for what it is.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Find the package beside this file, unless it can be imported anyway, and become a worker."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)
+    from ztasks.io.worker import Worker
+
+    Worker(directory=sys.argv[1], lane=int(sys.argv[2]), lifeline=int(sys.argv[3])).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""`@task`: a function that can be sent to a worker, with options; still a plain function when called."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from ztasks.core.options import DEFAULTS, Options
+from ztasks.errors import InvalidOption, NoExecutor
+
+if TYPE_CHECKING:
+    from ztasks.executor import Executor
+    from ztasks.future import Future
+    from ztasks.mapping import Outcome
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+current_executor: ContextVar[Executor | None] = ContextVar("ztasks_executor", default=None)
+"""The executor of the enclosing `with`."""
+
+
+class Task(Generic[P, R]):
+    """A function with options. Immutable; `.options(...)` gives a copy with others.
+
+    Pickled by reference when importing its module gives it back, else together with its function.
+    """
+
+    __wrapped__: Callable[P, R]
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[P, R], options: Options = DEFAULTS) -> None:
+        if not callable(function):
+            raise InvalidOption(f"a task needs a callable, not {function!r}")
+        functools.update_wrapper(self, function, updated=())
+        self.ztasks_function = function
+        self.ztasks_options = options
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function here and now, as if it were not decorated."""
+        return self.ztasks_function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Bind like a function, so that methods can be tasks."""
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<task {self.ztasks_options.name or getattr(self, '__qualname__', self.ztasks_function)}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self._importable():
+            return self.__qualname__
+        return Task, (self.ztasks_function, self.ztasks_options)
+
+    @property
+    def ztasks_shipped(self) -> Any:
+        """What is pickled for a worker: the task itself if it can be imported there, else its function."""
+        return self if self._importable() else self.ztasks_function
+
+    def _importable(self) -> bool:
+        module = getattr(self, "__module__", None)
+        if module is None or module == "__main__":
+            return False
+        found: Any = sys.modules.get(module)
+        for part in getattr(self, "__qualname__", "").split("."):
+            found = getattr(found, part, None)
+        return found is self
+
+    def options(self, **changes: Any) -> Task[P, R]:
+        """Return a copy with other options; see `ztasks.Options` for their names. Raises InvalidOption."""
+        return Task(self.ztasks_function, self.ztasks_options.replaced(changes))
+
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submit a job to the executor of the enclosing `with`. Raises NoExecutor outside of one."""
+        return self._executor().submit(self, *args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any], **how: Any) -> Iterator[R]:
+        """Like `Executor.map`, with the executor of the enclosing `with`."""
+        return self._executor().map(self, *iterables, **how)
+
+    def map_unordered(self, *iterables: Iterable[Any], **how: Any) -> Iterator[R]:
+        """Like `Executor.map_unordered`, with the executor of the enclosing `with`."""
+        return self._executor().map_unordered(self, *iterables, **how)
+
+    def outcomes(self, *iterables: Iterable[Any], **how: Any) -> Iterator[Outcome[R]]:
+        """Like `Executor.outcomes`, with the executor of the enclosing `with`."""
+        return self._executor().outcomes(self, *iterables, **how)
+
+    def _executor(self) -> Executor:
+        executor = current_executor.get()
+        if executor is None:
+            raise NoExecutor(
+                f"{self!r} was given a job outside a `with Executor() as executor:` block (a thread has a context of "
+                "its own). Nothing was lost: use executor.submit(task, ...) or put the call into such a block."
+            )
+        return executor
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function a task: `@task` or `@task(retries=3, backoff="2s", ...)`. Raises InvalidOption.
+
+    The names of the options are those of `ztasks.Options`.
+    """
+    checked = DEFAULTS.replaced(options)
+    if function is not None:
+        return Task(function, checked)
+    return lambda function: Task(function, checked)
+
+
+def options(function: Callable[P, R], /, **changes: Any) -> Task[P, R]:
+    """Return a task of any callable with these options (a task keeps its other ones). Raises InvalidOption."""
+    if isinstance(function, Task):
+        return function.options(**changes)
+    return Task(function, DEFAULTS.replaced(changes))

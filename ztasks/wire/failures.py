@@ -1,0 +1,135 @@
+"""How a job's exception travels: described in the worker, rebuilt in the thread that asks for the result."""
+
+from __future__ import annotations
+
+import pickle
+import os
+import sys
+from typing import Any
+
+from ztasks.errors import (
+    CallNotLoadable,
+    JobTimeout,
+    PoisonJob,
+    RemoteError,
+    RemoteTraceback,
+    ResultNotPicklable,
+    WorkerLost,
+    WorkersCannotStart,
+    ZtasksError,
+)
+from ztasks.wire.messages import Failure
+from ztasks.wire.payload import dump
+
+
+def raised(offset: int, error: BaseException) -> Failure:
+    """Describe what a job raised; the exception itself comes along if it survives a round trip."""
+    try:
+        pickled = _pickle(error)
+    except Exception:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
+        pickled = b""
+    return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry=True)
+
+
+def not_loadable(offset: int, what: str, error: BaseException) -> Failure:
+    """Describe that a worker could not load a callable or its arguments."""
+    cure = ""
+    if isinstance(error, ModuleNotFoundError):
+        cure = (
+            f" The module {error.name!r} cannot be imported on {os.uname().nodename} (sys.path there: {sys.path}): "
+            "install it there, or start the program where the module is importable before the executor is created."
+        )
+    elif isinstance(error, AttributeError):
+        cure = (
+            " The worker imports the module afresh, so the name must be there at the top level; in a notebook or the "
+            "REPL define the function in __main__."
+        )
+    message = (
+        f"the worker could not load {what}: {_type_name(error)}: {_message(error)}.{cure} The job did not run."
+    )
+    return Failure(offset, "load", "CallNotLoadable", message, _traceback(error), b"", retry=False)
+
+
+def not_picklable(offset: int, result: object, error: BaseException) -> Failure:
+    """Describe that what a job returned cannot be pickled."""
+    kind = type(result)
+    hint = " Return a list instead of a generator." if kind.__name__ == "generator" else ""
+    message = (
+        f"the job ran, but its result of type {kind.__module__}.{kind.__qualname__} cannot be pickled: "
+        f"{_type_name(error)}: {_message(error)}. The result is lost; the job is not run again.{hint}"
+    )
+    return Failure(offset, "result", "ResultNotPicklable", message, _traceback(error), b"", retry=False)
+
+
+def start_failed(what: str, error: BaseException) -> Failure:
+    """Describe that a worker's preload or initializer raised."""
+    message = f"{what} raised {_type_name(error)}: {_message(error)}"
+    return Failure(0, "start", "WorkersCannotStart", message, _traceback(error), b"", retry=False)
+
+
+def rebuild(failure: Failure) -> BaseException:
+    """Make the exception that a future raises; calls what the exception's class defines for unpickling."""
+    error = _rebuild(failure)
+    if failure.traceback and not isinstance(error, RemoteError):
+        error.__cause__ = RemoteTraceback(failure.traceback)
+    return error
+
+
+def _rebuild(failure: Failure) -> BaseException:
+    kind = failure.kind
+    if kind == "raised":
+        if failure.pickled:
+            try:
+                error = pickle.loads(failure.pickled)
+            except Exception:  # noqa: BLE001 - the class is missing or broken here: the stand-in tells all the same
+                error = None
+            if isinstance(error, BaseException):
+                return error
+        return RemoteError(failure.type_name, failure.message, failure.traceback)
+    if kind == "poison":
+        return PoisonJob(failure.message, tuple(failure.traceback.splitlines()))
+    makers: dict[str, type[ZtasksError]] = {
+        "load": CallNotLoadable,
+        "result": ResultNotPicklable,
+        "timeout": JobTimeout,
+        "start": WorkersCannotStart,
+    }
+    return makers.get(kind, WorkerLost)(failure.message)
+
+
+def _pickle(error: BaseException) -> bytes:
+    """Pickle an exception and try whether it comes back as what it was; empty if not."""
+    pickled = dump(error, answering=True)
+    if pickled.buffers:
+        return b""
+    back: Any = pickle.loads(pickled.data)
+    return pickled.data if type(back) is type(error) else b""
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        return "<its __str__ raised>"
+
+
+def _is_ours(module: object) -> bool:
+    return isinstance(module, str) and module.startswith(("ztasks.io.", "ztasks.wire."))
+
+
+def _traceback(error: BaseException) -> str:
+    """Format the traceback, with causes, groups and notes, without the worker's own frames."""
+    import traceback  # late: 10 ms, needed only for failures
+
+    trace = error.__traceback__
+    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001 - an exception that cannot even be formatted
+        return f"{_type_name(error)}: {_message(error)}\n"

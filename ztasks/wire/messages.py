@@ -1,0 +1,183 @@
+"""The whole vocabulary of the wire: every message as a tagged msgspec struct, with its limits.
+
+    head -> worker   lane (PUSH)      Batch, Leave
+    head -> workers  control (PUB)    Control
+    worker -> head   sink (PULL)      Ready, Results, StartFailed, Bye
+
+A message is a header frame (one of these structs) followed by the payload frames it announces. Headers are decoded by
+schema before anything else is looked at, and headers hold no pickles but for the one of an exception, which stays
+bytes until the thread that asks for the result unpickles it.
+
+Positions: the items given to one lane are numbered 0, 1, 2, ... in the order in which they were sent. A worker runs
+them in that order and reports them in that order, so that (lane, position) names one dispatch of one job, which is
+to say one attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from ztasks.errors import WireError
+
+Shape = Literal["call", "star", "one"]
+"""How an item becomes a call: `call` is (args, kwargs), `star` is a tuple of arguments, `one` the only argument."""
+
+Form = Literal["each", "list"]
+"""How items are pickled: `each` one by one, laid end to end with a table of sizes; `list` all in one list pickle,
+which is used for values of exact type int, float, str, bytes, bool and None only."""
+
+MAX_ITEMS: Final = 16_384
+"""The most items in one batch: bounds the books of a batch and the time that a result waits for its neighbours."""
+
+
+class Struct(msgspec.Struct, array_like=True, tag=True, frozen=True, gc=False):
+    """The base of all messages: encoded as arrays, told apart by their tag."""
+
+
+class Failure(Struct, tag="failure"):
+    """How one job of a batch failed, told by the worker."""
+
+    offset: int
+    """Which item of the Results message."""
+    kind: Literal["raised", "load", "result", "timeout", "lost", "poison", "cancelled", "start"]
+    """`raised` by the job; its call did not `load`; its `result` did not pickle; `timeout`; the rest come from the head."""
+    type_name: str
+    message: str
+    traceback: str
+    pickled: bytes
+    """The exception, if it survived a test round trip in the worker; else empty."""
+    retry: bool
+    """The worker's verdict: may this failure be retried at all?"""
+
+
+class Batch(Struct, tag="batch"):
+    """Work for one lane: `count` items of one task. Frames: [callable,] payload, buffers..."""
+
+    cut: int
+    """The lane's cut when this was sent; the worker drops batches of an older cut."""
+    position: int
+    count: int
+    key: bytes
+    """Names the callable; its frame comes along the first time that a lane needs it (`ships`)."""
+    ships: bool
+    forget: tuple[bytes, ...]
+    """Callables that the worker shall drop from its cache."""
+    shape: Shape
+    form: Form
+    skip: int
+    """With form `list`: how many items at the beginning of the payload are not part of this batch."""
+    sizes: list[int] | None
+    """With form `each`: the bytes of each item; None for a single item."""
+    buffers: list[int] | None
+    """How many out-of-band buffer frames each item has; None when there are none at all."""
+    map_number: int
+    """0 for submitted jobs, else the number of the map: with `indices` it gives the jobs their ids."""
+    indices: list[int] | int
+    """The job numbers of submitted jobs, or the index of the first item of a slice."""
+    attempts: list[int] | int
+    max_attempts: int
+    timeout: float | None
+    """Seconds that each job may run, or None."""
+    detail: bool
+    """Whether start, run time and peak memory of every single item are wanted."""
+
+
+class Leave(Struct, tag="leave"):
+    """Finish what you hold, say Bye and exit."""
+
+
+class Control(Struct, tag="control"):
+    """What all workers shall do: `drain` finish what they hold and leave, `stop` finish the running job and leave."""
+
+    wanted: Literal["drain", "stop"]
+
+
+class Ready(Struct, tag="ready"):
+    """A worker has started, run its initializer and connected its lane."""
+
+    lane: int
+    pid: int
+
+
+class StartFailed(Struct, tag="start-failed"):
+    """A worker's preload or initializer raised; it leaves."""
+
+    lane: int
+    failure: Failure
+
+
+class Results(Struct, tag="results"):
+    """The outcomes of `count` items from `position` on. Frames: payload, buffers..."""
+
+    lane: int
+    position: int
+    count: int
+    form: Form
+    sizes: list[int] | None
+    buffers: list[int] | None
+    failures: list[Failure]
+    busy: float
+    """Seconds spent on these items, loading and pickling included."""
+    idle: float
+    """Seconds that the worker had waited for work before them."""
+    started: list[float] | None
+    """With `detail`: when each item started, seconds since the epoch."""
+    seconds: list[float] | None
+    """With `detail`: how long each item ran."""
+    max_rss: int
+    """Peak memory of the worker process so far, in bytes; 0 without `detail`."""
+
+
+class Bye(Struct, tag="bye"):
+    """The worker has sent all it had and exits now."""
+
+    lane: int
+
+
+ToWorker = Batch | Leave
+FromWorker = Ready | StartFailed | Results | Bye
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+_control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
+
+
+def decode_to_worker(header: bytes) -> ToWorker:
+    """Decode a header that came down a lane; raises WireError."""
+    try:
+        return _to_worker.decode(header)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"a message on the lane does not follow the protocol: {error}") from error
+
+
+def decode_from_worker(header: bytes) -> FromWorker:
+    """Decode a header that came in on the sink; raises WireError."""
+    try:
+        return _from_worker.decode(header)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"a message on the sink does not follow the protocol: {error}") from error
+
+
+def decode_control(header: bytes) -> Control:
+    """Decode a header that came in on the control channel; raises WireError."""
+    try:
+        return _control.decode(header)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"a message on control does not follow the protocol: {error}") from error
+
+
+def check_items(message: Batch | Results, payload_size: int) -> None:
+    """Check that a message's counts and tables agree with each other and with its payload; raises WireError."""
+    sizes, buffers = message.sizes, message.buffers
+    if not 0 < message.count <= MAX_ITEMS:
+        raise WireError(f"a message of {message.count} items; allowed are 1 to {MAX_ITEMS}")
+    if sizes is not None and (len(sizes) != message.count or min(sizes) < 0 or sum(sizes) != payload_size):
+        raise WireError(f"the size table does not fit a payload of {payload_size} bytes and {message.count} items")
+    if sizes is None and message.form == "each" and message.count != 1:
+        raise WireError(f"{message.count} items came without a size table")
+    if buffers is not None and (len(buffers) != message.count or min(buffers) < 0):
+        raise WireError(f"the buffer table does not fit {message.count} items")
