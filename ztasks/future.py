@@ -43,6 +43,7 @@ class Future(BaseFuture[T]):
         "_lazy_condition",
         "_payload",
         "_result",
+        "_sleepers",
         "_slice",
         "_state",
         "_waiter_list",
@@ -62,6 +63,8 @@ class Future(BaseFuture[T]):
         self._result: Any = None
         self._exception: BaseException | None = None
         self._lazy_condition: threading.Condition | None = None
+        self._sleepers: list[threading.Lock] | None = None
+        """One lock for each thread that waits in `result` or `exception`; released when the job has ended."""
         self._waiter_list: list[Any] | None = None
         self._callback_list: list[Callable[[Any], object]] | None = None
 
@@ -150,12 +153,17 @@ class Future(BaseFuture[T]):
         super().add_done_callback(fn)
 
     def _wait(self, timeout: float | None) -> None:
-        with self._condition as condition:
-            _ = condition
-            if self._state not in _DONE:
-                self._condition.wait(timeout)
-            if self._state not in _DONE:
-                raise TimeoutError
+        """Wait until the job has ended; raises TimeoutError. A bare lock: a Condition would cost 10 us more."""
+        alarm = threading.Lock()
+        alarm.acquire()
+        with _completion:
+            if self._state in _DONE:
+                return
+            if self._sleepers is None:
+                self._sleepers = []
+            self._sleepers.append(alarm)
+        if not alarm.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and self._state not in _DONE:
+            raise TimeoutError
 
     def _load(self) -> None:
         """Unpickle what has come, once."""
@@ -181,13 +189,7 @@ class Future(BaseFuture[T]):
     def succeed(self, data: bytes, buffers: list[Buffer]) -> None:
         """The head: the job's result has come."""
         self._payload = (data, buffers)
-        with _completion:
-            unwatched = self._lazy_condition is None
-            if unwatched:
-                self._state = FINISHED
-        if not unwatched:
-            self._finish(FINISHED)
-        self._slice = None
+        self._finish(FINISHED)
         self._gate.release()
 
     def fail(self, error: Failure | BaseException) -> None:
@@ -207,6 +209,17 @@ class Future(BaseFuture[T]):
     def _finish(self, state: str) -> None:
         """Set the final state, and wake and call whoever waits."""
         self._slice = None
+        with _completion:
+            watched = self._lazy_condition is not None
+            if not watched:
+                self._state = state
+        if watched:
+            self._finish_watched(state)
+        for alarm in self._sleepers or ():  # whoever comes to wait from now on sees the state
+            alarm.release()
+
+    def _finish_watched(self, state: str) -> None:
+        """Somebody has a hold on the condition: `wait`, `as_completed`, or a callback."""
         with self._condition:
             self._state = state
             for waiter in self._waiter_list or ():
@@ -217,6 +230,10 @@ class Future(BaseFuture[T]):
             self._condition.notify_all()
         if self._callback_list:
             self._delivery.post(self._call_back)
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "finished" if self.done() else "pending"
+        return f"<ztasks.Future {state} at {id(self):#x}>"
 
     def _succeeded(self) -> bool:
         """Whether a result has come; if it turns out not to load, a waiter has taken it for a success."""

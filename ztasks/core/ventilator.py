@@ -9,7 +9,7 @@ It does no I/O. Methods `on_*` take in what has happened; `dispatch` returns wha
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Final, NamedTuple
@@ -44,8 +44,8 @@ class Ventilator:
         self._chance = chance
         self._round: deque[Task] = deque()
         """The tasks that have queued work, in turn."""
-        self._open: dict[int, Lane] = {}
-        """The lanes that want work."""
+        self._open: OrderedDict[int, Lane] = OrderedDict()
+        """The lanes that want work; the one at the end comes first: it worked last, so its caches are warm."""
         self._delayed: list[tuple[float, int, Slice]] = []
         """A heap of the retries that wait: when, a tie-breaker, what."""
         self._ties = count()
@@ -271,7 +271,7 @@ class Ventilator:
         self._wake_delayed(now)
         sends: list[Send] = []
         while self._open and self._round:
-            number, lane = next(iter(self._open.items()))
+            number, lane = next(reversed(self._open.items()))
             task = self._round[0]
             batch = self._take(task, lane)
             if not task.queue:
@@ -284,9 +284,10 @@ class Ventilator:
             lane.add(batch, now)
             ships, forget = lane.need(task.callable.key)
             sends.append(Send(lane, batch, ships, forget))
-            del self._open[number]
             if lane.wants_more():
-                self._open[number] = lane  # behind the others
+                self._open.move_to_end(number, last=False)  # the others come first
+            else:
+                del self._open[number]
         for lane in self._open.values():
             lane.starved = True
         return sends

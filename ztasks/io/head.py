@@ -33,7 +33,7 @@ from ztasks.io.deliver import cancel, deliver, fail
 from ztasks.io.lanes import LaneSocket
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
-from ztasks.io.sockets import Sock, Sockets
+from ztasks.io.sockets import Sock, Sockets, receive_frames
 from ztasks.io.wakeup import Wakeup
 from ztasks.wire.failures import rebuild
 from ztasks.wire.messages import (
@@ -448,16 +448,10 @@ class Head:
 
 def _receive_items(sink: Sock, results: Results) -> Items:
     """Receive the frames that a report's header announces; raises WireError."""
-    if not sink.get(zmq.RCVMORE):
-        raise WireError("a report came without its payload")
-    data = sink.recv(zmq.NOBLOCK)
-    buffers: list[Any] = []
-    while sink.get(zmq.RCVMORE):
-        buffers.append(sink.recv(zmq.NOBLOCK, copy=False).buffer)
-    if len(buffers) != sum(results.buffers or ()):
-        raise WireError(f"a report came with {len(buffers)} buffers instead of {sum(results.buffers or ())}")
+    frames = receive_frames(sink, int(results.payload is None), sum(results.buffers or ()))
+    data = frames.pop(0) if results.payload is None else results.payload
     check_items(results, len(data))
-    return Items(results.form, results.count, data, results.sizes, results.buffers, buffers)
+    return Items(results.form, results.count, data, results.sizes, results.buffers, frames)
 
 
 def _discard_rest(sink: Sock) -> None:

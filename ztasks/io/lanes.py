@@ -10,7 +10,7 @@ import zmq
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send
 from ztasks.io.sockets import Sock, Sockets
-from ztasks.wire.messages import Batch, encode
+from ztasks.wire.messages import Batch, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack
 
 
@@ -48,11 +48,14 @@ class LaneSocket:
             options.retries + 1,
             options.timeout,
             task.detail,
+            payload := inline(items.data),
         )
-        frames: list[Any] = [encode(header), items.data, *items.buffers]
+        frames: list[Any] = [encode(header)]
         if send.ships:
-            frames.insert(1, task.callable.pickled)
-        return self.send(*frames)
+            frames.append(task.callable.pickled)
+        if payload is None:
+            frames.append(items.data)
+        return self.send(*frames, *items.buffers)
 
     def send(self, *frames: Any) -> bool:
         """Send frames as one message, without blocking; False if the worker has gone."""

@@ -18,7 +18,7 @@ import zmq
 
 from ztasks.io.cell import SENT, Cell
 from ztasks.io.sockets import Sock
-from ztasks.wire.messages import Batch, Failure, Results, encode
+from ztasks.wire.messages import Batch, Failure, Results, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack, pack_primitives
 
 FLUSH_SECONDS: Final = 0.005
@@ -126,15 +126,17 @@ class Outbox:
             self.started[:count] if detail else None,
             self.seconds[:count] if detail else None,
             _max_rss() if detail else 0,
+            payload := inline(items.data),
         )
         del self.started[:count]
         del self.seconds[:count]
-        sink = self._sink
-        sink.send(encode(results), zmq.SNDMORE)
-        sink.send(items.data, zmq.SNDMORE if items.buffers else 0)
-        for index, buffer in enumerate(items.buffers, 1):
-            sink.send(buffer, zmq.SNDMORE if index < len(items.buffers) else 0)
+        self._send_frames([encode(results), *(() if payload is not None else (items.data,)), *items.buffers])
         self._cell.fields[SENT] = self._position
+
+    def _send_frames(self, frames: list[Any]) -> None:
+        last = len(frames) - 1
+        for index, frame in enumerate(frames):
+            self._sink.send(frame, zmq.SNDMORE if index < last else 0)
 
 
 def _pack(outcomes: list[Any], batch: Batch) -> Items:

@@ -10,9 +10,11 @@ import contextlib
 import os
 import threading
 import warnings
-from typing import Final
+from typing import Any, Final
 
 import zmq
+
+from ztasks.errors import WireError
 
 LINGER_MS: Final = 1000
 """How long a closing socket may try to hand over what it still holds."""
@@ -78,3 +80,20 @@ class Sockets:
                 ResourceWarning,
                 stacklevel=2,
             )
+
+
+def receive_frames(sock: Sock, small: int, buffers: int) -> list[Any]:
+    """Receive the frames that a header has announced: first `small` ones as bytes, then `buffers`; raises WireError.
+
+    Buffers stay where ZeroMQ received them: arrays are built upon that memory, which can be written to.
+    """
+    frames: list[Any] = []
+    for _ in range(small):
+        if not sock.get(zmq.RCVMORE):
+            break
+        frames.append(sock.recv(zmq.NOBLOCK))
+    while sock.get(zmq.RCVMORE):
+        frames.append(sock.recv(zmq.NOBLOCK, copy=False).buffer)
+    if len(frames) != small + buffers:
+        raise WireError(f"a message came with {len(frames)} frames behind its header instead of {small + buffers}")
+    return frames

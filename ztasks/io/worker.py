@@ -26,7 +26,7 @@ from ztasks.io.cell import Cell
 from ztasks.io.outbox import Outbox
 from ztasks.io.runner import Runner
 from ztasks.io.setup import Setup
-from ztasks.io.sockets import Sockets
+from ztasks.io.sockets import Sockets, receive_frames
 from ztasks.wire import failures
 from ztasks.wire.messages import (
     Batch,
@@ -125,21 +125,14 @@ class Worker:
 
     def _receive_items(self, batch: Batch) -> Items:
         """Receive the frames that a batch's header announces; raises WireError."""
-        lane = self._lane
-        expected = int(batch.ships) + 1 + sum(batch.buffers or ())
-        frames: list[Any] = []
-        while lane.get(zmq.RCVMORE):
-            # Buffers stay where ZeroMQ received them: arrays are built upon that memory, which can be written to.
-            late = len(frames) >= int(batch.ships) + 1
-            frames.append(lane.recv(copy=False).buffer if late else lane.recv())
-        if len(frames) != expected:
-            raise WireError(f"a batch came with {len(frames)} frames instead of {expected}")
+        small = int(batch.ships) + (batch.payload is None)
+        frames = receive_frames(self._lane, small, sum(batch.buffers or ()))
         self._runner.forget(batch.forget)
         if batch.ships:
             self._runner.learn_callable(batch.key, frames.pop(0))
-        data, *buffers = frames
+        data = frames.pop(0) if batch.payload is None else batch.payload
         check_items(batch, len(data))
-        return Items(batch.form, batch.count, data, batch.sizes, batch.buffers, buffers, batch.skip)
+        return Items(batch.form, batch.count, data, batch.sizes, batch.buffers, frames, batch.skip)
 
     def _may_claim(self) -> bool:
         """Read control; tell whether another item may be begun."""
