@@ -31,6 +31,13 @@ it is watched, or has set its state before the watcher looks. Reentrant, since a
 _DONE = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
 
 
+class _Condition(threading.Condition):
+    """Entered and left in C, as a lock: a KeyboardInterrupt in between must not leave it locked, for the head needs it."""
+
+    __enter__ = property(lambda self: self._lock.__enter__)  # type: ignore[assignment]
+    __exit__ = property(lambda self: self._lock.__exit__)  # type: ignore[assignment]
+
+
 class Future(BaseFuture[T]):
     """The result of one job. Made by `Executor.submit`."""
 
@@ -77,7 +84,7 @@ class Future(BaseFuture[T]):
             with _completion:
                 condition = self._lazy_condition
                 if condition is None:
-                    condition = self._lazy_condition = threading.Condition()
+                    condition = self._lazy_condition = _Condition()
         return condition
 
     @property
@@ -108,8 +115,21 @@ class Future(BaseFuture[T]):
 
     def cancel(self) -> bool:
         """Cancel the job if it has not been given to a worker; return whether it is cancelled."""
-        if self._state in _DONE or not self._gate.acquire(blocking=False):
+        if self._state in _DONE:
             return self._state == CANCELLED_AND_NOTIFIED
+        got: list[bool] = []
+        try:
+            got.extend(map(self._gate.acquire, (False,)))  # in C: a KeyboardInterrupt finds it noted, or not done
+            if not got[0]:
+                return self._state == CANCELLED_AND_NOTIFIED
+            return self._cancel()
+        except BaseException:
+            if got and got[0] and self._state not in _DONE:
+                self._cancel()
+            raise
+
+    def _cancel(self) -> bool:
+        """Cancel the job, whose gate has been acquired. May be begun anew when it was interrupted."""
         slice_ = self._slice
         if self._state in _DONE or slice_ is None:  # it ended just now
             self._gate.release()
@@ -208,7 +228,6 @@ class Future(BaseFuture[T]):
 
     def _finish(self, state: str) -> None:
         """Set the final state, and wake and call whoever waits."""
-        self._slice = None
         with _completion:
             watched = self._lazy_condition is not None
             if not watched:
@@ -217,6 +236,7 @@ class Future(BaseFuture[T]):
             self._finish_watched(state)
         for alarm in self._sleepers or ():  # whoever comes to wait from now on sees the state
             alarm.release()
+        self._slice = None
 
     def _finish_watched(self, state: str) -> None:
         """Somebody has a hold on the condition: `wait`, `as_completed`, or a callback."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from itertools import count, islice
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from ztasks.core.lane import TARGET
 from ztasks.core.slices import Slice, Task
@@ -45,8 +46,7 @@ MAX_OUTSTANDING: Final = 262_144
 _numbers = count(1)
 
 
-@dataclass(slots=True)
-class Outcome(Generic[R]):
+class Outcome(msgspec.Struct, Generic[R]):
     """How one job of `Executor.outcomes` ended."""
 
     index: int

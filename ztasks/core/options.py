@@ -5,15 +5,15 @@ The same names serve `@task(...)`, `.options(...)` and the command line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from typing import Any, Final
+
+import msgspec
 
 from ztasks.errors import InvalidOption
 from ztasks.units import parse_duration
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a task's jobs are run; durations are in seconds."""
 
     name: str | None = None
@@ -40,10 +40,10 @@ class Options:
             raise InvalidOption(
                 f"unknown option {', '.join(sorted(unknown))}; the options of a task are {', '.join(sorted(NAMES))}"
             )
-        return replace(self, **{name: _checked(name, value) for name, value in changes.items()})
+        return msgspec.structs.replace(self, **{name: _checked(name, value) for name, value in changes.items()})
 
 
-NAMES: Final = frozenset(field.name for field in fields(Options))
+NAMES: Final = frozenset(Options.__struct_fields__)
 DEFAULTS: Final = Options()
 
 

@@ -233,13 +233,19 @@ class Ventilator:
             batch = lane.batches[-1]
             again[:0] = batch.rest(claimed - batch.position)
             batch.truncate(claimed - batch.position)
+            if batch.end == lane.received:  # what is left of it has all come
+                lane.batches.pop()
+                lane.nbytes -= batch.nbytes
+        lane.cut += 1  # as the cell's has been, also when nothing came back
         taken = lane.dispatched - claimed
         if taken > 0:
             lane.dispatched = claimed
-            lane.cut += 1
             if lane.budget is not None:
                 lane.budget += taken
             self._requeue(again)
+            if not lane.batches and lane.wants_more():  # it holds nothing, so no report will open it again
+                self._open[lane.number] = lane
+                self._open.move_to_end(lane.number, last=False)  # the others come first
         return taken
 
     def _requeue(self, slices: list[Slice]) -> None:
@@ -324,7 +330,7 @@ class Ventilator:
                     slice_.gate.release()
                 break
             queue.popleft()
-            if slice_.count > 2 * credit:
+            if slice_.count > (2 * credit if lane.budget is None else credit):
                 rest = slice_.part(credit, slice_.count)
                 slice_ = slice_.part(0, credit)
                 queue.appendleft(rest)

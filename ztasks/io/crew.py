@@ -14,7 +14,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from ztasks.io.cell import Cell
@@ -23,7 +22,7 @@ from ztasks.io.hostinfo import cores
 TAIL_BYTES: Final = 4096
 """How much of a worker's stderr is kept for messages about its end."""
 
-MAIN: Final = str(Path(__file__).with_name("worker_main.py"))
+MAIN: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker_main.py")
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

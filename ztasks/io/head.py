@@ -12,16 +12,13 @@ thread sleeps, wakes it; that is safe from any thread, finaliser and signal hand
 from __future__ import annotations
 
 import os
-import random
 import selectors
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final
-
-import zmq
+from typing import TYPE_CHECKING, Final
 
 from ztasks.core.lane import LaneState
 from ztasks.core.slices import Finished, Slice
@@ -33,7 +30,6 @@ from ztasks.io.deliver import cancel, deliver, fail
 from ztasks.io.lanes import LaneSocket
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
-from ztasks.io.sockets import Sock, Sockets, receive_frames
 from ztasks.io.wakeup import Wakeup
 from ztasks.wire.failures import rebuild
 from ztasks.wire.messages import (
@@ -48,6 +44,9 @@ from ztasks.wire.messages import (
     encode,
 )
 from ztasks.wire.payload import Items
+
+if TYPE_CHECKING:
+    from ztasks.io.sockets import Socket
 
 DRAIN_SECONDS: Final = 0.100
 """How long the sink is drained after a worker's death for what it had sent."""
@@ -85,7 +84,7 @@ class Head:
         self._setup = setup
         self._budget = budget
         self._output = output
-        self._ventilator = Ventilator(random.random)
+        self._ventilator = Ventilator(_chance)
         self._lanes: dict[int, LaneSocket] = {}
         self._dying: dict[int, float] = {}
         """Workers that have ended, by lane, and until when the sink is drained for what they had sent."""
@@ -111,8 +110,7 @@ class Head:
     def post(self, item: Slice | Callable[[], None]) -> None:
         """Hand over a slice to run, or something to call in the head's thread."""
         self.inbox.append(item)
-        if self._asleep:
-            self._asleep = False
+        if self._asleep:  # only the thread resets it: a KeyboardInterrupt here would leave it asleep for ever
             self._wakeup.set()
 
     def post_close(self, *, cancel_waiting: bool = False) -> None:
@@ -145,13 +143,17 @@ class Head:
         self._setup.write(self._rundir.file(FILE))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup.clear)
-        self._sockets = Sockets()
-        self._sink = self._sockets.bind(zmq.PULL, self._rundir.file("sink"))
-        self._control = self._sockets.bind(zmq.PUB, self._rundir.file("control"))
-        self._selector.register(self._sink.get(zmq.FD), selectors.EVENT_READ, _nothing)
         self._crew = Crew(self._rundir.path, self._size, own_stdout=self._output is None)
-        for _ in range(self._size):
-            self._start_worker()
+        first = [self._spawn() for _ in range(self._size)]
+        # Late: importing ZeroMQ takes as long as a worker takes to come up, and they can do so meanwhile.
+        from ztasks.io.sockets import Sockets
+
+        self._sockets = Sockets()
+        self._sink = self._sockets.pull(self._rundir.file("sink"))
+        self._control = self._sockets.publish(self._rundir.file("control"))
+        self._selector.register(self._sink.descriptor(), selectors.EVENT_READ, _nothing)
+        for worker in first:
+            self._attach(worker)
 
     def _loop(self) -> None:
         ventilator, inbox = self._ventilator, self.inbox
@@ -164,13 +166,13 @@ class Head:
                 self._send(send)
             if not busy:
                 for lane in ventilator.recallable(now):
-                    self._recall(lane.number, now)
+                    busy = self._recall(lane.number, now) or busy  # what came back shall be dispatched at once
             if self._closing and ventilator.pending == 0 and not self._stop(now):
                 return
             if busy:
                 continue
             self._asleep = True
-            if inbox or self._sink.get(zmq.EVENTS) & zmq.POLLIN:
+            if inbox or self._sink.readable():
                 self._asleep = False
                 continue
             for key, _ in self._selector.select(self._timeout(now)):
@@ -233,21 +235,27 @@ class Head:
 
     # --- lanes and workers ---
 
-    def _start_worker(self) -> None:
+    def _spawn(self) -> WorkerProcess | None:
+        """Start a worker process and open the books on it."""
         number = self._next_lane
         self._next_lane += 1
         try:
             worker = self._crew.start(number)
         except OSError as error:
             self._start_failed(f"a worker process cannot be started: {error}")
-            return
+            return None
         self._ventilator.on_starting(number, self._budget)
-        self._lanes[number] = LaneSocket(self._sockets, self._rundir.file(f"lane-{number}"))
-        descriptor = watch_exit(worker, lambda: self.post(lambda: self._on_exit(worker)))
-        lane = self._lanes[number]
-        lane.watched = descriptor
-        if descriptor is not None:
-            self._selector.register(descriptor, selectors.EVENT_READ, lambda: self._on_exit(worker))
+        return worker
+
+    def _attach(self, worker: WorkerProcess | None) -> None:
+        """Open the lane to a new worker, and watch it."""
+        if worker is None:
+            return
+        number = worker.lane
+        lane = self._lanes[number] = LaneSocket(self._sockets.lane(self._rundir.file(f"lane-{number}")))
+        lane.watched = watch_exit(worker, lambda: self.post(lambda: self._on_exit(worker)))
+        if lane.watched is not None:
+            self._selector.register(lane.watched, selectors.EVENT_READ, lambda: self._on_exit(worker))
         assert worker.output is not None
         self._selector.register(worker.output, selectors.EVENT_READ, lambda: self._on_output(worker))
 
@@ -302,7 +310,7 @@ class Head:
             if not worker.ready and not leaving:
                 self._start_failed(f"{how} before it was ready. It wrote:\n{tail or '(nothing)'}")
             if self._broken is None and not (self._closing and self._ventilator.pending == 0):
-                self._start_worker()
+                self._attach(self._spawn())
 
     def _on_last_output(self, worker: WorkerProcess, descriptor: int) -> None:
         lines = worker.read_output()
@@ -331,16 +339,17 @@ class Head:
             self._lanes[number].send(encode(Leave()))
             self._ventilator.on_leaving(number)
 
-    def _recall(self, number: int, now: float) -> None:
+    def _recall(self, number: int, now: float) -> bool:
+        """Take back what a worker has not claimed; tell whether there was anything."""
         lane = self._ventilator.lanes[number]
         worker = self._crew.workers[number]
         if worker.exit_code is not None:
-            return
+            return False
         claimed = worker.cell.recall()
         if claimed is None:
             lane.moved = now  # it is claiming right now, so it is alive and kicking
-            return
-        self._ventilator.on_recalled(lane, claimed, now)
+            return False
+        return self._ventilator.on_recalled(lane, claimed, now) > 0
 
     # --- the sink ---
 
@@ -348,17 +357,17 @@ class Head:
         """Take in what workers have sent; tell whether there was anything."""
         sink = self._sink
         for count in range(MESSAGES_AT_ONCE):
-            if not sink.get(zmq.EVENTS) & zmq.POLLIN:
+            if not sink.readable():
                 return count > 0
             try:
                 self._read_message(sink, now)
             except WireError as error:
-                _discard_rest(sink)
+                sink.discard_rest()
                 write_stderr(f"ztasks: {error}\n".encode())
         return True
 
-    def _read_message(self, sink: Sock, now: float) -> None:
-        message = decode_from_worker(sink.recv(zmq.NOBLOCK))
+    def _read_message(self, sink: Socket, now: float) -> None:
+        message = decode_from_worker(sink.receive_header())
         if type(message) is Results:
             items = _receive_items(sink, message)
             finished = self._ventilator.on_results(message, now)
@@ -446,18 +455,12 @@ class Head:
                 fail([item], error)
 
 
-def _receive_items(sink: Sock, results: Results) -> Items:
+def _receive_items(sink: Socket, results: Results) -> Items:
     """Receive the frames that a report's header announces; raises WireError."""
-    frames = receive_frames(sink, int(results.payload is None), sum(results.buffers or ()))
+    frames = sink.receive_frames(int(results.payload is None), sum(results.buffers or ()))
     data = frames.pop(0) if results.payload is None else results.payload
     check_items(results, len(data))
     return Items(results.form, results.count, data, results.sizes, results.buffers, frames)
-
-
-def _discard_rest(sink: Sock) -> None:
-    """Read what is left of a message that does not follow the protocol."""
-    while sink.get(zmq.RCVMORE):
-        sink.recv(zmq.NOBLOCK)
 
 
 def write_stderr(lines: bytes) -> None:
@@ -466,6 +469,13 @@ def write_stderr(lines: bytes) -> None:
         os.write(2, lines)
     except OSError:  # stderr is closed or full: there is nobody to tell
         return
+
+
+def _chance() -> float:
+    """Return a random number from 0 to 1, for the jitter of retries."""
+    import random  # late: few programs retry, and importing it takes 3 ms
+
+    return random.random()
 
 
 def _nothing() -> None:

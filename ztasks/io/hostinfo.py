@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 
 
 @cache
@@ -34,36 +33,39 @@ def cores() -> int:
     return affinity if quota is None else max(1, min(affinity, quota))
 
 
-def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:
     """Return the least whole number of CPUs that the cgroups (version 2, or 1) allow; None without a quota."""
     quotas: list[float] = []
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return None
+    lines = _read(proc).splitlines()
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = root if not controllers else root / "cpu"
-        folder = top / name.lstrip("/")
-        for place in (folder, *folder.parents):
-            quota = _read_quota(place)
+        top = root if not controllers else os.path.join(root, "cpu")
+        folder = os.path.normpath(os.path.join(top, name.lstrip("/")))
+        while folder.startswith(top):
+            quota = _quota(folder)
             if quota is not None:
                 quotas.append(quota)
-            if place == top:
-                break
+            folder = os.path.dirname(folder)
     return max(1, int(min(quotas))) if quotas else None
 
 
-def _read_quota(folder: Path) -> float | None:
+def _quota(folder: str) -> float | None:
     """Read one cgroup's quota in CPUs."""
+    text = _read(os.path.join(folder, "cpu.max"))
+    if not text:
+        text = _read(os.path.join(folder, "cpu.cfs_quota_us")) + " " + _read(os.path.join(folder, "cpu.cfs_period_us"))
     try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        quota, period = text.split()
         return None if quota in ("max", "-1") else float(quota) / float(period)
-    except (OSError, ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
-import zmq
+from typing import TYPE_CHECKING, Any
 
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send
-from ztasks.io.sockets import Sock, Sockets
 from ztasks.wire.messages import Batch, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack
+
+if TYPE_CHECKING:
+    from ztasks.io.sockets import Socket, Sockets
 
 
 class LaneSocket:
     """The bound PUSH socket that leads to one worker."""
 
-    def __init__(self, sockets: Sockets, path: str) -> None:
-        self._sock: Sock = sockets.bind(zmq.PUSH, path)
+    def __init__(self, sock: Socket) -> None:
+        self._sock = sock
         self.watched: int | None = None
         """The descriptor that tells of the worker's end."""
+
+    def send(self, *frames: Any) -> bool:
+        """Send frames as one message; False if the worker has gone."""
+        return self._sock.send(*frames)
 
     def send_batch(self, send: Send) -> bool:
         """Send a batch; False if the worker has gone."""
@@ -55,17 +59,7 @@ class LaneSocket:
             frames.append(task.callable.pickled)
         if payload is None:
             frames.append(items.data)
-        return self.send(*frames, *items.buffers)
-
-    def send(self, *frames: Any) -> bool:
-        """Send frames as one message, without blocking; False if the worker has gone."""
-        sock, last = self._sock, len(frames) - 1
-        try:
-            for index, frame in enumerate(frames):
-                sock.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
-        except zmq.Again:
-            return False
-        return True
+        return self._sock.send(*frames, *items.buffers)
 
     def close_watched(self) -> None:
         """Release the descriptor that told of the worker's end."""

@@ -14,10 +14,9 @@ from time import perf_counter, sleep, time
 from typing import Any, Final
 
 import msgspec
-import zmq
 
 from ztasks.io.cell import SENT, Cell
-from ztasks.io.sockets import Sock
+from ztasks.io.sockets import Socket
 from ztasks.wire.messages import Batch, Failure, Results, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack, pack_primitives
 
@@ -28,7 +27,7 @@ FLUSH_SECONDS: Final = 0.005
 class Outbox:
     """Outcomes of one batch at a time, and the socket that leads to the sink."""
 
-    def __init__(self, lane: int, sink: Sock, cell: Cell) -> None:
+    def __init__(self, lane: int, sink: Socket, cell: Cell) -> None:
         self.outcomes: list[Any] = []
         """Values of primitive type, or Pickled; in the order of positions. A failed job leaves a None here."""
         self.failures: list[Failure] = []
@@ -130,13 +129,8 @@ class Outbox:
         )
         del self.started[:count]
         del self.seconds[:count]
-        self._send_frames([encode(results), *(() if payload is not None else (items.data,)), *items.buffers])
+        self._sink.send(encode(results), *(() if payload is not None else (items.data,)), *items.buffers)
         self._cell.fields[SENT] = self._position
-
-    def _send_frames(self, frames: list[Any]) -> None:
-        last = len(frames) - 1
-        for index, frame in enumerate(frames):
-            self._sink.send(frame, zmq.SNDMORE if index < last else 0)
 
 
 def _pack(outcomes: list[Any], batch: Batch) -> Items:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
 import time
-from pathlib import Path
 from typing import Final
 
 from ztasks.errors import WorkersCannotStart
@@ -33,7 +30,7 @@ class RunDir:
         base = _base()
         sweep(base)
         try:
-            self.path = tempfile.mkdtemp(prefix=PREFIX, dir=base)
+            self.path = _make_private(base)
         except OSError as error:
             raise WorkersCannotStart(
                 f"no private directory can be made in {base}: {error}. Nothing was started. Free some space there, or "
@@ -51,38 +48,62 @@ class RunDir:
 
     def close(self) -> None:
         """Remove the directory and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove(self.path)
         os.close(self._lock)
+
+
+def _make_private(base: str) -> str:
+    """Make a new directory with mode 0700. As tempfile.mkdtemp, without what importing that costs (6 ms)."""
+    while True:
+        path = os.path.join(base, PREFIX + os.urandom(6).hex())
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        return path
 
 
 def _base() -> str:
     """Choose where the directory goes: TMPDIR and its kin, unless its path is too long for a socket's address."""
-    base = tempfile.gettempdir()
-    if len(os.fsencode(base)) <= MAX_BASE:
-        return base
-    for shorter in (os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
-        if shorter and len(os.fsencode(shorter)) <= MAX_BASE and os.access(shorter, os.W_OK | os.X_OK):
-            return shorter
+    wanted = next((value for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))), "/tmp")  # noqa: S108
+    wanted = os.path.abspath(wanted)
+    for base in (wanted, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        if base and len(os.fsencode(base)) <= MAX_BASE and os.access(base, os.W_OK | os.X_OK):
+            return base
     raise WorkersCannotStart(
-        f"the directory for temporary files, {base}, has a path too long for a socket's address, and none of /tmp, "
-        "/var/tmp and /dev/shm can be written to. Set TMPDIR to a shorter one."
+        f"there is no directory for sockets: {wanted} is missing, cannot be written to, or its path is too long for a "
+        f"socket's address (more than {MAX_BASE} bytes), and so it is with /tmp, /var/tmp and /dev/shm. Nothing was "
+        "started. Set TMPDIR to a directory with a short path."
     )
 
 
 def sweep(base: str) -> None:
     """Remove the directories in `base` that processes of this user have left behind."""
-    for path in Path(base).glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and _abandoned(path, status.st_mtime):
-                shutil.rmtree(path, ignore_errors=True)
+    with os.scandir(base) as entries:
+        for entry in entries:
+            if not entry.name.startswith(PREFIX):
+                continue
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and _abandoned(entry.path, status):
+                    remove(entry.path)
 
 
-def _abandoned(path: Path, changed: float) -> bool:
+def remove(path: str) -> None:
+    """Remove a directory and the files in it; there are no directories inside."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+
+
+def _abandoned(path: str, status: os.stat_result) -> bool:
+    """Tell whether the owner of a directory is gone."""
     try:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return time.time() - changed > NEWBORN_SECONDS
+        return time.time() - status.st_mtime > NEWBORN_SECONDS
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The one place where zmq sockets and contexts are made, and closed in order.
+"""The one place that knows ZeroMQ: sockets and contexts are made here, and closed in order.
 
 All endpoints are ipc paths in a private directory. High-water marks are off, since they bound nothing useful: credit
 bounds what is in flight, and so a send to a live peer never blocks.
@@ -15,56 +15,132 @@ from typing import Any, Final
 import zmq
 
 from ztasks.errors import WireError
+from ztasks.wire.payload import Buffer
 
 LINGER_MS: Final = 1000
 """How long a closing socket may try to hand over what it still holds."""
 
+RECONNECT_MS: Final = 10
+"""How soon a worker that starts before its parent listens tries again."""
+
 TERM_SECONDS: Final = 5.0
 """How long terminating the context may take, linger included, before it is reported and given up."""
 
-Sock = zmq.Socket[bytes]
+class Socket:
+    """A ZeroMQ socket on an ipc path. Belongs to one thread at a time."""
+
+    def __init__(self, raw: zmq.Socket[bytes], path: str | None) -> None:
+        self.raw = raw
+        self._path = path
+
+    def descriptor(self) -> int:
+        """Return the descriptor to poll. It is edge-triggered: look with `readable` before and after each wait."""
+        descriptor: int = self.raw.get(zmq.FD)
+        return descriptor
+
+    def readable(self) -> bool:
+        """Tell whether a message is there."""
+        return bool(self.raw.get(zmq.EVENTS) & zmq.POLLIN)
+
+    def send(self, *frames: Buffer) -> bool:
+        """Send frames as one message, by copy and without blocking; False if there is no peer."""
+        raw, last = self.raw, len(frames) - 1
+        try:
+            for index, frame in enumerate(frames):
+                raw.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
+        except zmq.Again:
+            return False
+        return True
+
+    def receive_header(self) -> bytes:
+        """Receive the first frame of a message that is there."""
+        return self.raw.recv(zmq.NOBLOCK)
+
+    def receive_frames(self, small: int, buffers: int) -> list[Any]:
+        """Receive what a header has announced: first `small` frames as bytes, then `buffers`; raises WireError.
+
+        Buffers stay where ZeroMQ received them: arrays are built upon that memory, which can be written to.
+        """
+        raw = self.raw
+        frames: list[Any] = []
+        for _ in range(small):
+            if not raw.get(zmq.RCVMORE):
+                break
+            frames.append(raw.recv(zmq.NOBLOCK))
+        while raw.get(zmq.RCVMORE):
+            frames.append(raw.recv(zmq.NOBLOCK, copy=False).buffer)
+        if len(frames) != small + buffers:
+            raise WireError(f"a message came with {len(frames)} frames behind its header instead of {small + buffers}")
+        return frames
+
+    def discard_rest(self) -> None:
+        """Read what is left of a message that does not follow the protocol."""
+        while self.raw.get(zmq.RCVMORE):
+            self.raw.recv(zmq.NOBLOCK)
+
+    def close(self, linger: int) -> None:
+        """Close it, and remove its file if it was bound."""
+        self.raw.close(linger=linger)
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
 
 class Sockets:
     """All sockets of one head or one worker, with their context; closed by their owner, in the order of their making."""
 
     def __init__(self) -> None:
-        self._context: zmq.Context[Sock] = zmq.Context(io_threads=1)
-        self._open: dict[Sock, str | None] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._open: dict[Socket, None] = {}
 
-    def bind(self, kind: int, path: str) -> Sock:
-        """Make a socket that listens on an ipc path; the file is removed when it is closed."""
-        return self._make(kind, path, bound=True)
+    def pull(self, path: str) -> Socket:
+        """The sink: listen for what workers push."""
+        return self._make(zmq.PULL, path, bound=True)
 
-    def connect(self, kind: int, path: str) -> Sock:
-        """Make a socket that connects to an ipc path."""
-        return self._make(kind, path, bound=False)
+    def publish(self, path: str) -> Socket:
+        """Control, the head's side."""
+        return self._make(zmq.PUB, path, bound=True)
 
-    def _make(self, kind: int, path: str, bound: bool) -> Sock:
-        sock = self._context.socket(kind)
-        sock.setsockopt(zmq.LINGER, LINGER_MS)
-        sock.setsockopt(zmq.SNDHWM, 0)
-        sock.setsockopt(zmq.RCVHWM, 0)
+    def lane(self, path: str) -> Socket:
+        """A lane, the head's side."""
+        return self._make(zmq.PUSH, path, bound=True)
+
+    def push_to(self, path: str) -> Socket:
+        """The way to the sink."""
+        return self._make(zmq.PUSH, path, bound=False)
+
+    def subscribe_to(self, path: str) -> Socket:
+        """Control, the worker's side."""
+        return self._make(zmq.SUB, path, bound=False)
+
+    def pull_from(self, path: str) -> Socket:
+        """A lane, the worker's side."""
+        return self._make(zmq.PULL, path, bound=False)
+
+    def _make(self, kind: int, path: str, *, bound: bool) -> Socket:
+        raw = self._context.socket(kind)
+        raw.setsockopt(zmq.LINGER, LINGER_MS)
+        raw.setsockopt(zmq.SNDHWM, 0)
+        raw.setsockopt(zmq.RCVHWM, 0)
         if kind == zmq.SUB:
-            sock.setsockopt(zmq.SUBSCRIBE, b"")
+            raw.setsockopt(zmq.SUBSCRIBE, b"")
         try:
             if bound:
-                sock.bind(f"ipc://{path}")
+                raw.bind(f"ipc://{path}")
             else:
-                sock.connect(f"ipc://{path}")
+                raw.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+                raw.connect(f"ipc://{path}")
         except BaseException:
-            sock.close(linger=0)
+            raw.close(linger=0)
             raise
-        self._open[sock] = path if bound else None
+        sock = Socket(raw, path if bound else None)
+        self._open[sock] = None
         return sock
 
-    def close_one(self, sock: Sock, linger: int = LINGER_MS) -> None:
-        """Close one socket and remove its file."""
-        path = self._open.pop(sock, None)
-        sock.close(linger=linger)
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    def close_one(self, sock: Socket, linger: int = LINGER_MS) -> None:
+        """Close one socket."""
+        del self._open[sock]
+        sock.close(linger)
 
     def close(self) -> None:
         """Close all sockets and terminate the context, in bounded time."""
@@ -82,18 +158,7 @@ class Sockets:
             )
 
 
-def receive_frames(sock: Sock, small: int, buffers: int) -> list[Any]:
-    """Receive the frames that a header has announced: first `small` ones as bytes, then `buffers`; raises WireError.
-
-    Buffers stay where ZeroMQ received them: arrays are built upon that memory, which can be written to.
-    """
-    frames: list[Any] = []
-    for _ in range(small):
-        if not sock.get(zmq.RCVMORE):
-            break
-        frames.append(sock.recv(zmq.NOBLOCK))
-    while sock.get(zmq.RCVMORE):
-        frames.append(sock.recv(zmq.NOBLOCK, copy=False).buffer)
-    if len(frames) != small + buffers:
-        raise WireError(f"a message came with {len(frames)} frames behind its header instead of {small + buffers}")
-    return frames
+def wait_readable(*sockets: Socket) -> list[Socket]:
+    """Wait until at least one of the sockets has a message; return those that have one."""
+    ready = {raw for raw, _ in zmq.zmq_poll([(sock.raw, zmq.POLLIN) for sock in sockets], -1)}
+    return [sock for sock in sockets if sock.raw in ready]

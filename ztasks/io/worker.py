@@ -15,9 +15,6 @@ import importlib
 import os
 import sys
 from time import perf_counter
-from typing import Any
-
-import zmq
 
 from ztasks.errors import WireError
 from ztasks.io import lifeline
@@ -26,7 +23,7 @@ from ztasks.io.cell import Cell
 from ztasks.io.outbox import Outbox
 from ztasks.io.runner import Runner
 from ztasks.io.setup import Setup
-from ztasks.io.sockets import Sockets, receive_frames
+from ztasks.io.sockets import Sockets, wait_readable
 from ztasks.wire import failures
 from ztasks.wire.messages import (
     Batch,
@@ -74,22 +71,21 @@ class Worker:
 
     def _connect(self, sockets: Sockets) -> None:
         self._cell = Cell(self._path(f"cell-{self._number}"))
-        self._control = sockets.connect(zmq.SUB, self._path("control"))
-        self._lane = sockets.connect(zmq.PULL, self._path(f"lane-{self._number}"))
-        sink = sockets.connect(zmq.PUSH, self._path("sink"))
+        self._control = sockets.subscribe_to(self._path("control"))
+        self._lane = sockets.pull_from(self._path(f"lane-{self._number}"))
+        sink = sockets.push_to(self._path("sink"))
         self._outbox = Outbox(self._number, sink, self._cell)
         self._runner = Runner(self._cell, self._outbox, self._may_claim)
-        self._poller = zmq.Poller()
-        self._poller.register(self._lane, zmq.POLLIN)
-        self._poller.register(self._control, zmq.POLLIN)
 
     def _set_up(self, setup: Setup) -> Failure | None:
         """Take on the parent's surroundings, import what shall be there, run the initializer."""
         sys.path[:] = setup.sys_path
         sys.argv[:] = setup.argv
         try:
+            what = f"changing to the directory {setup.cwd}"
             if setup.cwd is not None:
-                os.chdir(setup.cwd)
+                with contextlib.suppress(FileNotFoundError):  # deleted since: what needs it will say so
+                    os.chdir(setup.cwd)
             for name in setup.preload:
                 what = f"preload={name!r}"
                 importlib.import_module(name)
@@ -98,27 +94,28 @@ class Worker:
                 function, args = load(setup.initializer, setup.buffers)
                 function(*args)
         except BaseException as error:  # noqa: BLE001 - these run any code
-            return failures.start_failed(what if setup.cwd is not None else "the start", error)
+            return failures.start_failed(what, error)
         return None
 
     def _serve(self) -> None:
         """Receive and run until told to leave."""
-        lane, poller = self._lane, self._poller
+        lane, control = self._lane, self._control
         while self._wanted == "run":
             waiting = perf_counter()
-            if not lane.get(zmq.EVENTS) & zmq.POLLIN:
-                ready: dict[Any, int] = dict(poller.poll())
-                if self._control in ready:
+            if not lane.readable():
+                ready = wait_readable(lane, control)
+                if control in ready:
                     self._read_control()
                 if lane not in ready:
                     continue
             idle = perf_counter() - waiting
             try:
-                message = decode_to_worker(lane.recv())
+                message = decode_to_worker(lane.receive_header())
                 if not isinstance(message, Batch):
                     return
                 items = self._receive_items(message)
             except WireError as error:
+                lane.discard_rest()
                 print(f"ztasks worker: {error}", file=sys.stderr)
                 continue
             self._runner.run(message, items, idle)
@@ -126,7 +123,7 @@ class Worker:
     def _receive_items(self, batch: Batch) -> Items:
         """Receive the frames that a batch's header announces; raises WireError."""
         small = int(batch.ships) + (batch.payload is None)
-        frames = receive_frames(self._lane, small, sum(batch.buffers or ()))
+        frames = self._lane.receive_frames(small, sum(batch.buffers or ()))
         self._runner.forget(batch.forget)
         if batch.ships:
             self._runner.learn_callable(batch.key, frames.pop(0))
@@ -136,11 +133,11 @@ class Worker:
 
     def _may_claim(self) -> bool:
         """Read control; tell whether another item may be begun."""
-        if self._control.get(zmq.EVENTS) & zmq.POLLIN:
+        if self._control.readable():
             self._read_control()
         return self._wanted != "stop"
 
     def _read_control(self) -> None:
-        while self._control.get(zmq.EVENTS) & zmq.POLLIN:
+        while self._control.readable():
             with contextlib.suppress(WireError):
-                self._wanted = decode_control(self._control.recv()).wanted
+                self._wanted = decode_control(self._control.receive_header()).wanted

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-from hashlib import blake2b
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
@@ -96,6 +95,8 @@ def _pickle(function: Any) -> ShippedCallable:
                 f"{type(error).__name__}: {error}. Nothing was sent. Define it at the top level of a module, and "
                 "create what cannot travel (locks, sockets, open files) inside it or in `initializer=`."
             ) from error
+    from hashlib import blake2b  # late: it loads OpenSSL, and is not needed before the first job
+
     shipped = ShippedCallable(blake2b(pickled, digest_size=16).digest(), pickled, describe(function), by_reference)
     if by_reference and type(function) in (FunctionType, BuiltinFunctionType, type):
         _remember(_by_reference, function, shipped)

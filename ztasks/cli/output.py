@@ -1,0 +1,147 @@
+"""Where records are written: each as it comes, or within 50 ms of it when they come in floods.
+
+A write to a pipe costs more than all else that is done for the record of a short job. So a line that comes more than
+50 ms after the last write is written at once; those that follow sooner are written together, by a thread that sleeps
+unless there are any.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from ztasks.errors import ZtasksError
+
+FLUSH_SECONDS: Final = 0.05
+FLUSH_BYTES: Final = 256 * 1024
+MAX_EARLY: Final = 10_000
+"""How many lines wait for their turn before `write(..., patient=True)` waits too."""
+
+
+class BadOutput(ZtasksError):
+    """The output cannot be written. The caller's fault before the run; after that, the message says what is lost."""
+
+
+class RecordWriter:
+    """Gives lines to `write`, in order of `index` if `ordered`; any thread may call.
+
+    After an error nothing more is written: `error` says which, and `on_error` is called once, in that thread.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], *, ordered: bool) -> None:
+        self.error: OSError | None = None
+        self._write = write
+        self.on_error: Callable[[], None] = lambda: None
+        self._next = 0 if ordered else None
+        """Ordered: the index whose turn it is."""
+        self._early: dict[int, bytes] = {}
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._flushed = 0.0
+        self._lock = threading.Condition()
+        self._late = threading.Event()
+        """There are lines that nobody else will write in time."""
+        self._closing = False
+        self._thread = threading.Thread(target=self._flush_late, name="ztasks-output", daemon=True)
+        self._thread.start()
+
+    def write(self, index: int, line: bytes, *, patient: bool = False) -> None:
+        """Write a line when it is its turn. `patient`: wait while very many lines wait for theirs."""
+        with self._lock:
+            if self._next is None:
+                self._append(line)
+                return
+            while patient and len(self._early) >= MAX_EARLY and index != self._next and not self._closing:
+                self._lock.wait()
+            self._early[index] = line
+            while (due := self._early.pop(self._next, None)) is not None:
+                self._next += 1
+                self._append(due)
+            if len(self._early) < MAX_EARLY:
+                self._lock.notify_all()
+
+    def release(self) -> None:
+        """Let no one wait for a turn any more: the run is ending."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        """Write all there is, also what still waits for its turn, and stop."""
+        self.release()
+        self._late.set()
+        self._thread.join()
+        with self._lock:
+            for _, line in sorted(self._early.items()):
+                self._append(line)
+            self._early.clear()
+            self._flush()
+
+    def _append(self, line: bytes) -> None:
+        """Add a line; the caller holds the lock."""
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= FLUSH_BYTES or monotonic() - self._flushed >= FLUSH_SECONDS:
+            self._flush()
+        elif len(self._lines) == 1:
+            self._late.set()
+
+    def _flush(self) -> None:
+        """Write what has been collected; the caller holds the lock."""
+        data, self._size = b"".join(self._lines), 0
+        self._lines.clear()
+        if self.error is None and data:
+            try:
+                self._write(data)
+            except OSError as error:
+                self.error = error
+                self.on_error()
+        self._flushed = monotonic()
+
+    def _flush_late(self) -> None:
+        """The thread: write what was added too soon after a write, 50 ms later."""
+        while True:
+            self._late.wait()
+            if self._closing:
+                return
+            self._late.clear()
+            with self._lock:
+                pause = self._flushed + FLUSH_SECONDS - monotonic()
+                if pause > 0:
+                    self._lock.wait_for(lambda: self._closing, pause)
+                self._flush()
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of the data; waits if the file is a pipe that another process has made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(file, view) :]
+        except BlockingIOError:
+            select.select([], [file], [])
+
+
+def open_output(path: str, *, overwrite: bool) -> int:
+    """Open a file for records. Raises BadOutput: also for a file that holds something, unless `overwrite`.
+
+    What it holds may be a night's work.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise BadOutput(f"cannot write {path}: {error.strerror}") from error
+    details = os.fstat(file)
+    if stat.S_ISREG(details.st_mode) and details.st_size:
+        if not overwrite:
+            os.close(file)
+            raise BadOutput(
+                f"{path} exists and is not empty: give another name, delete it, or say --overwrite. Nothing was run."
+            )
+        os.ftruncate(file, 0)
+    return file

@@ -1,0 +1,261 @@
+"""What to run: `file.py:task` or `package.module:task`, loaded here and found again by the workers.
+
+Workers import a function by the name of its module, with this process's `sys.path`. A module target is importable
+anyway. A file is loaded under its own name (`stats.py` as `stats`) with its directory first in `sys.path`, as
+`python stats.py` would do: then the workers find it too. Where that name would find something else (a file called
+`json.py`, or one whose name is no identifier), it gets a name of its own, and every worker loads the file under that
+name before its first job; its directory then goes last, so that it does not hide the other module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from hashlib import blake2b
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from ztasks.errors import ZtasksError
+
+MAX_LISTED: Final = 40
+
+
+class BadTarget(ZtasksError):
+    """The caller's fault: the target does not name a function that can be run. Nothing was started."""
+
+
+class Target(NamedTuple):
+    """A loaded target."""
+
+    function: Callable[..., Any]
+    name: str
+    """Module and qualified name, such as `stats:measure`: the same wherever the command is started."""
+    in_workers: tuple[Callable[..., object], tuple[Any, ...]] | None
+    """What each worker must call before its first job, so that it finds the function."""
+
+
+def load(text: str) -> Target:
+    """Load a target. Changes `sys.path`; raises BadTarget, or whatever is no Exception (KeyboardInterrupt)."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place:
+        place, name = text.rstrip(":"), ""
+    in_workers = None
+    if _is_file(place):
+        module, in_workers = _load_file(place)
+    else:
+        module = _load_module(place)
+    if not name:
+        raise BadTarget(f"{text!r} names no task: write {place}:TASK. {_what_is_there(module)}")
+    return Target(_find(module, name, place), f"{_short_name(module)}:{name}", in_workers)
+
+
+def load_again(path: str, name: str) -> None:
+    """In a worker: load a file under the name that it has in the parent."""
+    if name not in sys.modules:
+        _execute(path, name)
+
+
+# --- files ---
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place or os.path.isfile(place)
+
+
+def _load_file(place: str) -> tuple[ModuleType, tuple[Callable[..., object], tuple[Any, ...]] | None]:
+    path = os.path.realpath(place)
+    if not os.path.isfile(path):
+        kind = "is a directory" if os.path.isdir(path) else "does not exist"
+        raise BadTarget(f"the file {place} {kind}.{_close(place, _files_beside(path))}")
+    directory, name = os.path.dirname(path), Path(path).stem
+    if _importable(path, directory, name):
+        return _run_module_code(lambda: _execute(path, name), place), None
+    sys.path.append(directory)
+    own_name = _own_name(path)
+    module = _run_module_code(lambda: _execute(path, own_name), place)
+    return module, (load_again, (path, own_name))
+
+
+def _importable(path: str, directory: str, name: str) -> bool:
+    """Tell whether `import name` finds this file in a worker; if so, its directory is now first in `sys.path`."""
+    if not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names:
+        return False
+    if not _finds(name, path) and _find_spec(name) is not None:
+        return False  # a module of that name is installed; this process and the file itself may need it
+    sys.path.insert(0, directory)
+    importlib.invalidate_caches()
+    if _finds(name, path):
+        return True
+    sys.path.remove(directory)  # a package of the same name lies beside the file, or it does not end in .py
+    return False
+
+
+def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+def _finds(name: str, path: str) -> bool:
+    spec = _find_spec(name)
+    return spec is not None and spec.origin is not None and os.path.realpath(spec.origin) == path
+
+
+def _own_name(path: str) -> str:
+    """Return a module name that nothing else has; without `__main__`, which has a meaning in pickles."""
+    stem = re.sub(r"\W", "_", Path(path).stem).strip("_") or "file"
+    return f"{stem}_{blake2b(os.fsencode(path), digest_size=4).hexdigest()}"
+
+
+def _execute(path: str, name: str) -> ModuleType:
+    """Load a file as a module. It is registered before it runs: dataclasses and pickle look themselves up there."""
+    loader = SourceFileLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _files_beside(path: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [name for name in os.listdir(os.path.dirname(path)) if name.endswith(".py")]
+    return []
+
+
+# --- modules ---
+
+
+def _load_module(place: str) -> ModuleType:
+    """Import a module, with the working directory first in `sys.path`, as `python -m` does."""
+    if not all(part.isidentifier() for part in place.split(".")):
+        raise BadTarget(f"{place!r} is neither a file nor the name of a module: write file.py:TASK or module:TASK")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return _run_module_code(lambda: importlib.import_module(place), place)
+    except ModuleNotFoundError as error:
+        beside = _files_beside(os.path.join(here, place))
+        cure = f" There is a file of that name: write {place}.py:TASK." if f"{place}.py" in beside else ""
+        raise BadTarget(
+            f"there is no module {error.name!r} (sys.path begins with {sys.path[0]!r}).{cure}"
+            f"{_close(place, [name.removesuffix('.py') for name in beside]) if not cure else ''}"
+        ) from None
+
+
+def _run_module_code(load_it: Callable[[], ModuleType], place: str) -> ModuleType:
+    """Load a module; what its own code raises becomes BadTarget, with the traceback."""
+    try:
+        return load_it()
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
+            raise  # the target itself
+        raise BadTarget(f"{place} cannot be loaded:\n{_user_traceback(error)}") from error
+    except (Exception, SystemExit) as error:
+        cure = ""
+        if isinstance(error, ImportError) and "relative import" in str(error):
+            cure = "\nThe file is part of a package: write package.module:TASK, from the directory of the package."
+        raise BadTarget(f"{place} cannot be loaded:\n{_user_traceback(error)}{cure}") from error
+
+
+def _user_traceback(error: BaseException) -> str:
+    """Format a traceback without our own frames and those of importlib at its beginning."""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if (
+            name != __name__
+            and not name.startswith("importlib")
+            and "importlib" not in trace.tb_frame.f_code.co_filename
+        ):
+            break
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+# --- names in a module ---
+
+
+def _find(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
+    """Find the function in the module; dotted names lead into classes."""
+    found: Any = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            names = [each for each in dir(found) if not each.startswith("__")]
+            raise BadTarget(f"{place} has no {name!r}.{_close(part, names)} {_what_is_there(module)}") from None
+    if not callable(found):
+        raise BadTarget(f"{place}:{name} is a {type(found).__name__}, not a function. {_what_is_there(module)}")
+    inner = getattr(found, "ztasks_function", found)
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        raise BadTarget(
+            f"{place}:{name} is an async function, which only an event loop can run: write a plain function that "
+            "calls asyncio.run() on it."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _short_name(module: ModuleType) -> str:
+    """Return the module's name as the user wrote it: without what `_own_name` added."""
+    path = getattr(module, "__file__", None)
+    if path is not None and module.__name__ == _own_name(path):
+        return Path(path).stem
+    return module.__name__
+
+
+def tasks_in(module: ModuleType) -> dict[str, Any]:
+    """Return the public functions that are defined in a module, decorated ones first."""
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and callable(value)
+        and not isinstance(value, type)
+        and getattr(value, "__module__", None) == module.__name__
+    }
+    return dict(sorted(found.items(), key=lambda item: (not hasattr(item[1], "ztasks_function"), item[0])))
+
+
+def _what_is_there(module: ModuleType) -> str:
+    names = tasks_in(module)
+    if not names:
+        return "It defines no functions."
+    lines = [f"    {name}{_signature(value)}" for name, value in list(names.items())[:MAX_LISTED]]
+    if len(names) > MAX_LISTED:
+        lines.append(f"    ... and {len(names) - MAX_LISTED} more")
+    return "There is:\n" + "\n".join(lines)
+
+
+def _signature(function: Any) -> str:
+    try:
+        return str(inspect.signature(function))
+    except (TypeError, ValueError):
+        return "(...)"
+
+
+def _close(name: str, names: list[str]) -> str:
+    """Suggest what was probably meant."""
+    directory, base = os.path.split(name)
+    found = difflib.get_close_matches(base, names, n=3, cutoff=0.5)
+    if not found:
+        return ""
+    return f" Did you mean {' or '.join(os.path.join(directory, each) for each in found)}?"
