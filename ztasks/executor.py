@@ -232,6 +232,7 @@ class Executor(concurrent.futures.Executor):
             workers=self.max_workers,
             ordered=ordered,
             has_length=has_length,
+            plain=shape == "one" and type(iterables[0]) in (list, tuple, range),
             hint=chunksize,
             window=buffersize,
             max_bytes=max_bytes,

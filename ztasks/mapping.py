@@ -40,7 +40,7 @@ SLICE_BYTES: Final = 1024 * 1024
 PULL_SECONDS: Final = 0.002
 """For how long the input is advanced before what it gave is sent: a slow input must not hold back what is there."""
 
-MAX_OUTSTANDING: Final = 262_144
+MAX_OUTSTANDING: Final = 1_048_576
 """The most items that are pulled and not yet handed out."""
 
 _numbers = count(1)
@@ -89,6 +89,7 @@ class Map:
         workers: int,
         ordered: bool = True,
         has_length: bool = False,
+        plain: bool = False,
         hint: int = 1,
         window: int | None = None,
         max_bytes: int,
@@ -104,6 +105,8 @@ class Map:
         self.task = task
         self._head = head
         self._source = source
+        self._plain = plain
+        """Whether advancing the input runs no code of the user's, so that nothing can change between two items."""
         self._workers = workers
         self._ordered = ordered
         self._hint = hint
@@ -140,7 +143,7 @@ class Map:
         seconds = self.task.run_time.seconds
         if seconds is None:
             return max(4 * self._workers, self._hint)
-        ahead = self._workers * (3 * TARGET + 2 * min(self._pause, 60.0))
+        ahead = self._workers * (6 * TARGET + 2 * min(self._pause, 60.0))
         items = max(4 * self._workers, int(ahead / seconds), self._hint)
         if self._bytes_each:
             items = min(items, max(2, int(self._max_bytes / self._bytes_each)))
@@ -183,6 +186,14 @@ class Map:
     def _advance(self, items: list[Any], wanted: int) -> None:
         """Pull `wanted` items. What can change is pickled at once: a generator may reuse it for the next."""
         append = items.append
+        if self._plain and self._kept is None:
+            start = len(items)
+            items.extend(islice(self._source, wanted))
+            if not PRIMITIVES.issuperset(map(type, items)):
+                for place in range(start, len(items)):
+                    if type(items[place]) not in PRIMITIVES:
+                        items[place] = self._pickle(items[place], self._pulled + place)
+            return
         if self._kept is not None:
             index = self._pulled + len(items)
             for index, item in enumerate(islice(self._source, wanted), index):  # noqa: B020

@@ -114,7 +114,9 @@ def _finds(name: str, path: str) -> bool:
 
 def _own_name(path: str) -> str:
     """Return a module name that nothing else has; without `__main__`, which has a meaning in pickles."""
-    stem = re.sub(r"\W", "_", Path(path).stem).strip("_") or "file"
+    stem = re.sub(r"\W", "_", Path(path).stem).strip("_")
+    if not stem.isidentifier():
+        stem = f"file_{stem}"
     return f"{stem}_{blake2b(os.fsencode(path), digest_size=4).hexdigest()}"
 
 

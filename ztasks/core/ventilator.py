@@ -41,6 +41,8 @@ class Ventilator:
         self.lanes: dict[int, Lane] = {}
         self.pending = 0
         """Items that have not ended yet."""
+        self.timed: dict[int, Lane] = {}
+        """The lanes that may hold jobs with a timeout; whoever keeps time takes out those that do not."""
         self._chance = chance
         self._round: deque[Task] = deque()
         """The tasks that have queued work, in turn."""
@@ -106,17 +108,19 @@ class Ventilator:
         lane.state = LaneState.LEAVING
         self._open.pop(number, None)
 
-    def on_lost(self, number: int, cursor: int | None, how: str, now: float) -> list[Finished]:
+    def on_lost(self, number: int, cursor: int | None, how: str, now: float, *, late: bool = False) -> list[Finished]:
         """Take in that a worker has gone, and queue again what it held.
 
         `cursor` is the position it was running, from its claim cell (None: it had not begun any); the job there is
-        charged with a crash, unless its outcome has come. `how` describes the death. The sink has been drained before.
+        charged with a crash, unless its outcome has come. `how` describes the death; `late`: it was killed because the job did not heed its timeout. The sink has been
+        drained before.
         """
         lane = self.lanes.pop(number)
         if lane.state is LaneState.READY:
             self._ready -= 1
         lane.state = LaneState.LOST
         self._open.pop(number, None)
+        self.timed.pop(number, None)
         finished: list[Finished] = []
         again: list[Slice] = []
         for batch in lane.batches:
@@ -127,23 +131,34 @@ class Ventilator:
             rest = batch.rest(start - batch.position)
             before, culprit, after = _split_at(rest, cursor - start)
             again += before
-            again += self._charge(culprit, how, finished, now)
+            again += self._charge_late(culprit, finished, now) if late else self._charge(culprit, how, finished)
             again += after
         self._requeue(again)
         return finished
 
-    def _charge(self, culprit: Slice, how: str, finished: list[Finished], now: float) -> list[Slice]:
+    def _charge(self, culprit: Slice, how: str, finished: list[Finished]) -> list[Slice]:
         """Charge a job with the death of its worker: return it for another attempt, or end it."""
         culprit.history = (*culprit.history, f"attempt {culprit.attempt}: {how}")
         if culprit.crashes < culprit.task.options.crash_retries:
             culprit.crashes += 1
             return [culprit]
-        culprit.move(State.FAILED)
-        self.pending -= 1
-        outcome = Finished([culprit], 0, 1)
-        outcome.failures[0] = _poison(culprit, how)
-        finished.append(outcome)
+        self._end(culprit, _poison(culprit, how), finished)
         return []
+
+    def _charge_late(self, culprit: Slice, finished: list[Finished], now: float) -> list[Slice]:
+        """A job had to be killed with its worker, since it did not heed its timeout: that is a failure, not a crash."""
+        failure = _timeout(culprit)
+        if not self._retry(culprit, failure, now):
+            self._end(culprit, failure, finished)
+        return []
+
+    def _end(self, job: Slice, failure: Failure, finished: list[Finished]) -> None:
+        """End an assigned job with a failure that comes from the head itself."""
+        job.move(State.FAILED)
+        self.pending -= 1
+        outcome = Finished([job], 0, 1)
+        outcome.failures[0] = failure
+        finished.append(outcome)
 
     # --- outcomes come in ---
 
@@ -188,24 +203,26 @@ class Ventilator:
             job = batch.slice_at(at)
             if many:
                 job.state = State.ASSIGNED  # not done after all
-            if failure.retry and job.failures < batch.task.options.retries:
-                job.history = (*job.history, f"attempt {job.attempt}: {failure.type_name}: {failure.message}")
-                job.failures += 1
-                self._delay(job, now)
+            if self._retry(job, failure, now):
                 finished.retried.add(at)
             else:
                 job.state = State.FAILED
                 finished.failures[at] = failure
         self.pending -= finished.count - len(finished.retried)
 
-    def _delay(self, job: Slice, now: float) -> None:
-        """Keep a failed job until its next attempt is due."""
+    def _retry(self, job: Slice, failure: Failure, now: float) -> bool:
+        """Keep a failed job until its next attempt is due, if it has one."""
+        if not failure.retry or job.failures >= job.task.options.retries:
+            return False
+        job.history = (*job.history, f"attempt {job.attempt}: {failure.type_name}: {failure.message}")
+        job.failures += 1
         job.state = State.ASSIGNED
         job.move(State.DELAYED)
         if job.gate is not None:
             job.gate.release()
         pause = retry_delay(job.task.options, job.failures, self._chance())
         heapq.heappush(self._delayed, (now + pause, next(self._ties), job))
+        return True
 
     # --- work is taken back ---
 
@@ -272,6 +289,10 @@ class Ventilator:
             ]
         return max(0.0, min(due)) if due else None
 
+    def wants_work(self) -> bool:
+        """Tell whether new work could be sent at once."""
+        return bool(self._open)
+
     def dispatch(self, now: float) -> list[Send]:
         """Return what shall be sent now, and enter it in the books."""
         self._wake_delayed(now)
@@ -288,6 +309,8 @@ class Ventilator:
             if batch is None:
                 continue
             lane.add(batch, now)
+            if task.options.timeout is not None:
+                self.timed[number] = lane
             ships, forget = lane.need(task.callable.key)
             sends.append(Send(lane, batch, ships, forget))
             if lane.wants_more():
@@ -365,3 +388,13 @@ def _poison(job: Slice, how: str) -> Failure:
         f"(crash_retries={job.task.options.crash_retries}); the last: {how}"
     )
     return Failure(0, "poison", "PoisonJob", message, "\n".join(job.history), b"", retry=False)
+
+
+def _timeout(job: Slice) -> Failure:
+    """Describe a job that had to be killed."""
+    options = job.task.options
+    message = (
+        f"a job of {options.name or job.task.callable.name} ran longer than its timeout of {options.timeout} s, did "
+        f"not stop within its grace of {options.grace} s, and was killed with its worker (attempt {job.attempt})"
+    )
+    return Failure(0, "timeout", "JobTimeout", message, "", b"", retry=True)

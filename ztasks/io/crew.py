@@ -57,8 +57,8 @@ class WorkerProcess:
         """The last it wrote to stderr."""
         return (b"".join(self._tail) + self._line).decode(errors="replace")[-TAIL_BYTES:].strip()
 
-    def read_output(self) -> bytes:
-        """Return what it wrote since, in whole lines; closes the descriptor at its end."""
+    def read_output(self, *, last: bool = False) -> bytes:
+        """Return what it wrote since, in whole lines (`last`: all); closes the descriptor at its end."""
         if self.output is None:
             return b""
         chunks = [self._line]
@@ -70,6 +70,8 @@ class WorkerProcess:
         except BlockingIOError:
             lines, newline, self._line = b"".join(chunks).rpartition(b"\n")
             lines += newline
+            if last:
+                lines, self._line = lines + self._line, b""
         if lines:
             self._tail.append(lines[-TAIL_BYTES:])
             self._tail_size += len(self._tail[-1])

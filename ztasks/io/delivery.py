@@ -14,15 +14,18 @@ class Delivery:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._started = False
 
     def prepare(self) -> None:
-        """Start the thread if it does not run (any thread but the head's)."""
-        if self._thread is None:
+        """Start the thread if it does not run (any thread but the head's). An interrupted start is taken up again."""
+        if not self._started:
             with self._starting:
-                if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="ztasks-delivery", daemon=True)
+                thread = self._thread
+                if thread is None:
+                    thread = self._thread = threading.Thread(target=self._run, name="ztasks-delivery", daemon=True)
+                if thread.ident is None:
                     thread.start()
-                    self._thread = thread
+                self._started = True
 
     def post(self, call: Callable[[], None]) -> None:
         """Call this in the delivery thread; `prepare` has been called."""
@@ -31,7 +34,7 @@ class Delivery:
     def close(self) -> None:
         """Let the thread end when all has been called, and wait for that, unless it is this very thread."""
         thread = self._thread
-        if thread is not None:
+        if thread is not None and thread.ident is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
                 thread.join()

@@ -20,18 +20,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ztasks.core.lane import LaneState
-from ztasks.core.slices import Finished, Slice
+from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send, Ventilator
-from ztasks.errors import ExecutorClosed, HeadFailed, WireError, WorkerLost, WorkersCannotStart
-from ztasks.io.cell import CURSOR, SENT
-from ztasks.io.crew import Crew, WorkerProcess, watch_exit
+from ztasks.errors import ExecutorClosed, HeadFailed, WireError, WorkerLost
+from ztasks.io.crew import Crew
 from ztasks.io.deliver import cancel, deliver, fail
-from ztasks.io.lanes import LaneSocket
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
 from ztasks.io.wakeup import Wakeup
-from ztasks.wire.failures import rebuild
+from ztasks.io.watch import Watch
 from ztasks.wire.messages import (
     Bye,
     Control,
@@ -48,17 +45,11 @@ from ztasks.wire.payload import Items
 if TYPE_CHECKING:
     from ztasks.io.sockets import Socket
 
-DRAIN_SECONDS: Final = 0.100
-"""How long the sink is drained after a worker's death for what it had sent."""
-
 STOP_EVERY: Final = 0.025
 """How often control repeats itself while workers leave."""
 
 STOP_SECONDS: Final = 3.0
 """How long workers may take to leave before they are killed."""
-
-START_FAILURES: Final = 3
-"""After so many workers in a row have died before they were ready, no more are started."""
 
 MESSAGES_AT_ONCE: Final = 64
 """How many messages are read before the lanes are looked after again."""
@@ -80,16 +71,13 @@ class Head:
         self.ended = threading.Event()
         """Set when everything has been closed."""
         self._asleep = False
+        self._hungry = True
+        """Whether new work could be sent at once. If not, it need not wake the thread: the next outcome will."""
         self._size = workers
         self._setup = setup
         self._budget = budget
         self._output = output
         self._ventilator = Ventilator(_chance)
-        self._lanes: dict[int, LaneSocket] = {}
-        self._dying: dict[int, float] = {}
-        """Workers that have ended, by lane, and until when the sink is drained for what they had sent."""
-        self._next_lane = 0
-        self._start_failures = 0
         self._broken: BaseException | None = None
         self._closing = False
         self._stop_since: float | None = None
@@ -110,7 +98,9 @@ class Head:
     def post(self, item: Slice | Callable[[], None]) -> None:
         """Hand over a slice to run, or something to call in the head's thread."""
         self.inbox.append(item)
-        if self._asleep:  # only the thread resets it: a KeyboardInterrupt here would leave it asleep for ever
+        # A wake-up takes the interpreter away from the caller, for longer than the whole rest of a submit.
+        if self._asleep and (self._hungry or type(item) is not Slice):
+            self._asleep = False
             self._wakeup.set()
 
     def post_close(self, *, cancel_waiting: bool = False) -> None:
@@ -143,8 +133,17 @@ class Head:
         self._setup.write(self._rundir.file(FILE))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup.clear)
-        self._crew = Crew(self._rundir.path, self._size, own_stdout=self._output is None)
-        first = [self._spawn() for _ in range(self._size)]
+        self._watch = Watch(
+            Crew(self._rundir.path, self._size, own_stdout=self._output is None),
+            self._ventilator,
+            self._selector,
+            self._rundir,
+            budget=self._budget,
+            output=self._output or write_stderr,
+            post=self.post,
+            give_up=self._break,
+        )
+        first = [self._watch.spawn() for _ in range(self._size)]
         # Late: importing ZeroMQ takes as long as a worker takes to come up, and they can do so meanwhile.
         from ztasks.io.sockets import Sockets
 
@@ -153,39 +152,40 @@ class Head:
         self._control = self._sockets.publish(self._rundir.file("control"))
         self._selector.register(self._sink.descriptor(), selectors.EVENT_READ, _nothing)
         for worker in first:
-            self._attach(worker)
+            self._watch.attach(worker, self._sockets)
 
     def _loop(self) -> None:
-        ventilator, inbox = self._ventilator, self.inbox
+        ventilator, watch, inbox = self._ventilator, self._watch, self.inbox
         while True:
             now = monotonic()
             busy = self._read_sink(now)
             busy = self._read_inbox() or busy
-            self._bury(now)
+            due = [watch.bury(self._sockets, now, replace=self._wants_replacement)]
             for send in ventilator.dispatch(now):
                 self._send(send)
-            if not busy:
-                for lane in ventilator.recallable(now):
-                    busy = self._recall(lane.number, now) or busy  # what came back shall be dispatched at once
             if self._closing and ventilator.pending == 0 and not self._stop(now):
                 return
             if busy:
                 continue
+            for lane in ventilator.recallable(now):
+                watch.recall(lane.number, now)
+            self._hungry = ventilator.wants_work() or self._broken is not None
             self._asleep = True
             if inbox or self._sink.readable():
                 self._asleep = False
                 continue
-            for key, _ in self._selector.select(self._timeout(now)):
+            due += ventilator.next_event(now), watch.keep_time(now) if ventilator.timed else None
+            if self._stop_since is not None:
+                due.append(max(0.0, self._stop_next - now))
+            timeout = min((seconds for seconds in due if seconds is not None), default=None)
+            for key, _ in self._selector.select(timeout):
                 key.data()
             self._asleep = False
 
-    def _timeout(self, now: float) -> float | None:
-        due = [self._ventilator.next_event(now)]
-        if self._dying:
-            due.append(0.001)
-        if self._stop_since is not None:
-            due.append(max(0.0, self._stop_next - now))
-        return min((seconds for seconds in due if seconds is not None), default=None)
+    def _wants_replacement(self) -> bool:
+        """Tell whether a worker that has gone shall have a successor."""
+        leaving = self._stop_since is not None or (self._closing and self._ventilator.pending == 0)
+        return not leaving and self._broken is None
 
     # --- the inbox ---
 
@@ -228,128 +228,27 @@ class Head:
     def _kill_all(self) -> None:
         self._closing = True
         cancel(self._ventilator.cancel_waiting())
-        self._budget = None
-        self._broken = self._broken or WorkerLost("the executor was killed before this job had ended; its result is lost")
-        for worker in self._crew.workers.values():
-            worker.kill()
+        self._break(WorkerLost("the executor was killed before this job had ended; its result is lost"))
+        self._watch.kill_all()
 
-    # --- lanes and workers ---
-
-    def _spawn(self) -> WorkerProcess | None:
-        """Start a worker process and open the books on it."""
-        number = self._next_lane
-        self._next_lane += 1
-        try:
-            worker = self._crew.start(number)
-        except OSError as error:
-            self._start_failed(f"a worker process cannot be started: {error}")
-            return None
-        self._ventilator.on_starting(number, self._budget)
-        return worker
-
-    def _attach(self, worker: WorkerProcess | None) -> None:
-        """Open the lane to a new worker, and watch it."""
-        if worker is None:
-            return
-        number = worker.lane
-        lane = self._lanes[number] = LaneSocket(self._sockets.lane(self._rundir.file(f"lane-{number}")))
-        lane.watched = watch_exit(worker, lambda: self.post(lambda: self._on_exit(worker)))
-        if lane.watched is not None:
-            self._selector.register(lane.watched, selectors.EVENT_READ, lambda: self._on_exit(worker))
-        assert worker.output is not None
-        self._selector.register(worker.output, selectors.EVENT_READ, lambda: self._on_output(worker))
-
-    def _on_output(self, worker: WorkerProcess) -> None:
-        """Pass on what a worker has written to stderr."""
-        descriptor = worker.output
-        lines = worker.read_output()
-        if worker.output is None and descriptor is not None:
-            self._selector.unregister(descriptor)
-        if not lines:
-            return
-        if self._output is not None:
-            self._output(lines)
-        else:
-            write_stderr(lines)
-
-    def _on_exit(self, worker: WorkerProcess) -> None:
-        """A worker process has ended: reap it, then drain the sink for what it had sent."""
-        lane = self._lanes[worker.lane]
-        if lane.watched is not None:
-            self._selector.unregister(lane.watched)
-            lane.close_watched()
-        worker.reap()
-        self._dying[worker.lane] = monotonic() + DRAIN_SECONDS
-
-    def _bury(self, now: float) -> None:
-        """Close the books on workers that have ended, once all they sent has come, or could have."""
-        for number, deadline in list(self._dying.items()):
-            worker = self._crew.workers[number]
-            lane = self._ventilator.lanes[number]
-            fields = worker.cell.fields
-            if now < deadline and lane.received < fields[SENT] and worker.ready:
-                continue
-            del self._dying[number]
-            if worker.output is not None:
-                self._selector.unregister(worker.output)
-                descriptor = worker.output
-                self._on_last_output(worker, descriptor)
-            how = worker.how_it_ended()
-            cursor = fields[CURSOR]
-            leaving = lane.state is LaneState.LEAVING
-            finished = self._ventilator.on_lost(number, cursor if cursor >= 0 else None, how, now)
-            for outcome in finished:
-                deliver(outcome, None, None, worker.pid)
-            tail = worker.tail
-            self._lanes.pop(number).close(self._sockets)
-            self._crew.forget(worker)
-            if self._stop_since is not None or self._broken is not None:
-                if self._broken is not None:
-                    self._fail_waiting(self._broken)
-                continue
-            if not worker.ready and not leaving:
-                self._start_failed(f"{how} before it was ready. It wrote:\n{tail or '(nothing)'}")
-            if self._broken is None and not (self._closing and self._ventilator.pending == 0):
-                self._attach(self._spawn())
-
-    def _on_last_output(self, worker: WorkerProcess, descriptor: int) -> None:
-        lines = worker.read_output()
-        if lines:
-            (self._output or write_stderr)(lines)
-
-    def _start_failed(self, why: str, *, final: bool = False) -> None:
-        """Count a worker that did not come up; after some in a row, give up and say why."""
-        self._start_failures += 1
-        if final or self._start_failures >= START_FAILURES:
-            if self._broken is None:
-                self._broken = WorkersCannotStart(
-                    f"the workers cannot start: {why}\nJobs that were queued have not run. Mend the cause and make a "
-                    "new executor."
-                )
-            self._fail_waiting(self._broken)
-
-    def _fail_waiting(self, error: BaseException) -> None:
-        fail(self._ventilator.cancel_waiting(), error)
+    # --- lanes ---
 
     def _send(self, send: Send) -> None:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""
-        number = send.lane.number
-        self._lanes[number].send_batch(send)
+        lane = self._watch.lanes[send.lane.number]
+        lane.send_batch(send)
         if send.lane.budget == 0:
-            self._lanes[number].send(encode(Leave()))
-            self._ventilator.on_leaving(number)
+            lane.send(encode(Leave()))
+            self._ventilator.on_leaving(send.lane.number)
 
-    def _recall(self, number: int, now: float) -> bool:
-        """Take back what a worker has not claimed; tell whether there was anything."""
-        lane = self._ventilator.lanes[number]
-        worker = self._crew.workers[number]
-        if worker.exit_code is not None:
-            return False
-        claimed = worker.cell.recall()
-        if claimed is None:
-            lane.moved = now  # it is claiming right now, so it is alive and kicking
-            return False
-        return self._ventilator.on_recalled(lane, claimed, now) > 0
+    def _break(self, error: BaseException) -> None:
+        """No worker can be had: fail what waits, now and from now on."""
+        if self._broken is None:
+            self._broken = error
+        self._fail_waiting(self._broken)
+
+    def _fail_waiting(self, error: BaseException) -> None:
+        fail(self._ventilator.cancel_waiting(), error)
 
     # --- the sink ---
 
@@ -372,24 +271,11 @@ class Head:
             items = _receive_items(sink, message)
             finished = self._ventilator.on_results(message, now)
             if finished is not None:
-                deliver(finished, message, items, self._crew.workers[message.lane].pid)
+                deliver(finished, message, items, self._watch.crew.workers[message.lane].pid)
         elif isinstance(message, Ready):
-            worker = self._crew.workers.get(message.lane)
-            if worker is not None:
-                worker.ready = True
-                self._start_failures = 0
-                self._ventilator.on_ready(message.lane)
+            self._watch.on_ready(message.lane)
         elif isinstance(message, StartFailed):
-            worker = self._crew.workers.get(message.lane)
-            if worker is not None:
-                worker.ready = True  # it came up; what it was told to run failed, and would fail again
-                error = rebuild(message.failure)
-                self._broken = WorkersCannotStart(
-                    f"the workers cannot start: {error}\nJobs that were queued have not run. Mend the cause and make a "
-                    "new executor."
-                )
-                self._broken.__cause__ = error.__cause__
-                self._fail_waiting(self._broken)
+            self._watch.on_start_failed(message.lane, message.failure)
         elif isinstance(message, Bye) and message.lane in self._ventilator.lanes:
             self._ventilator.on_leaving(message.lane)
 
@@ -397,17 +283,16 @@ class Head:
 
     def _stop(self, now: float) -> bool:
         """Let the workers leave; tell whether there is still something to wait for."""
-        workers = self._crew.workers
-        if not workers:
+        if not self._watch.crew.workers:
             return False
         if self._stop_since is None:
             self._stop_since = self._stop_next = now
         if now >= self._stop_next:
             self._control.send(encode(Control("stop")))
             self._stop_next = now + STOP_EVERY
-        starting = [worker for worker in workers.values() if not worker.ready]
-        for worker in list(workers.values()) if now - self._stop_since > STOP_SECONDS else starting:
-            worker.kill()
+        self._watch.kill_starting()
+        if now - self._stop_since > STOP_SECONDS:
+            self._watch.kill_all()
         return True
 
     def _shut(self) -> None:
@@ -415,13 +300,8 @@ class Head:
         try:
             if self._broken is not None:
                 self._fail_everything(self._broken)
-            crew = getattr(self, "_crew", None)
-            for worker in list(crew.workers.values()) if crew is not None else ():
-                if worker.exit_code is None:
-                    worker.reap()
-                crew.forget(worker)
-            for lane in self._lanes.values():
-                lane.close_watched()
+            if hasattr(self, "_watch"):
+                self._watch.close()
             if hasattr(self, "_sockets"):
                 self._sockets.close()
             if hasattr(self, "_selector"):
@@ -481,5 +361,3 @@ def _chance() -> float:
 def _nothing() -> None:
     """The sink's descriptor is edge-triggered: it only wakes the loop, which then looks at the sink itself."""
 
-
-__all__ = ["Finished", "Head"]

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ztasks.io.cell import CURSOR, Cell
+from ztasks.io.cell import CURSOR, STARTED, Cell
 from ztasks.io.current import CurrentJob, provide
+from ztasks.io.interrupt import Interruptible
 from ztasks.io.outbox import Outbox
 from ztasks.wire import failures
 from ztasks.wire.messages import Batch, Failure
@@ -39,6 +40,7 @@ class Runner:
         """How long an item of each callable takes, as seen here."""
         self._batch: Batch | None = None
         self._forked = False
+        self._interruptible = Interruptible(cell)
         os.register_at_fork(after_in_child=self._after_fork)
         provide(self._current_job)
 
@@ -97,6 +99,8 @@ class Runner:
         if function is None or isinstance(function, Failure):
             failure = function or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
             return lambda position, count: self._fail_all(failure, position, count)
+        if batch.timeout is not None:
+            function = self._interruptible.wrap(function)
         if batch.detail:
             function = self._timed(function)
         if items.form == "list":
@@ -199,7 +203,8 @@ class Runner:
         number = indices + offset if isinstance(indices, int) else indices[offset]
         attempt = attempts if isinstance(attempts, int) else attempts[offset]
         name = f"{batch.map_number}.{number}" if batch.map_number else str(number)
-        return CurrentJob(name, attempt, batch.max_attempts, None)
+        deadline = None if batch.timeout is None else self._cell.fields[STARTED] / 1e9 + batch.timeout
+        return CurrentJob(name, attempt, batch.max_attempts, deadline)
 
     def _after_fork(self) -> None:
         """In a child forked by a job: it must not write to the cell, nor go on with the worker's jobs."""

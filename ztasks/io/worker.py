@@ -119,6 +119,7 @@ class Worker:
                 print(f"ztasks worker: {error}", file=sys.stderr)
                 continue
             self._runner.run(message, items, idle)
+            del message, items  # else the last arguments would stay in memory while it waits
 
     def _receive_items(self, batch: Batch) -> Items:
         """Receive the frames that a batch's header announces; raises WireError."""

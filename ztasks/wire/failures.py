@@ -24,6 +24,8 @@ from ztasks.wire.payload import dump
 
 def raised(offset: int, error: BaseException) -> Failure:
     """Describe what a job raised; the exception itself comes along if it survives a round trip."""
+    if type(error) is JobTimeout:
+        return Failure(offset, "timeout", "JobTimeout", _message(error), _traceback(error), b"", retry=True)
     try:
         pickled = _pickle(error)
     except Exception:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives

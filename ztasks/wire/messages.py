@@ -31,7 +31,7 @@ which is used for values of exact type int, float, str, bytes, bool and None onl
 INLINE_BYTES: Final = 2048
 """Payloads up to this size ride in the header: each further frame costs about 3 us on either side."""
 
-MAX_ITEMS: Final = 16_384
+MAX_ITEMS: Final = 65_536
 """The most items in one batch: bounds the books of a batch and the time that a result waits for its neighbours."""
 
 

@@ -1,0 +1,234 @@
+"""The head's watch over its crew: opens and closes lanes, notices deaths, calls in replacements, keeps time.
+
+All of it runs in the head's own thread. What it must hold: a worker's death is noticed at once, its lane's books are
+closed only when all that it had sent has come in (or cannot come any more), and a worker takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from selectors import EVENT_READ, BaseSelector
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from ztasks.core.lane import LaneState
+from ztasks.core.timeouts import Action, judge
+from ztasks.core.ventilator import Ventilator
+from ztasks.errors import WorkersCannotStart
+from ztasks.io.cell import CURSOR, SENT, STARTED, STOP
+from ztasks.io.crew import Crew, WorkerProcess, watch_exit
+from ztasks.io.deliver import deliver
+from ztasks.io.interrupt import STOP_SIGNAL
+from ztasks.io.lanes import LaneSocket
+from ztasks.io.rundir import RunDir
+from ztasks.wire.failures import rebuild
+from ztasks.wire.messages import Failure
+
+if TYPE_CHECKING:
+    from ztasks.io.sockets import Sockets
+
+DRAIN_SECONDS: Final = 0.100
+"""How long the sink is drained after a worker's death for what it had sent."""
+
+DRAIN_STEP: Final = 0.001
+
+START_FAILURES: Final = 3
+"""After so many workers in a row have died before they were ready, no more are started."""
+
+
+class Watch:
+    """Watches over the worker processes of one head, and holds the lanes that lead to them."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        ventilator: Ventilator,
+        selector: BaseSelector,
+        rundir: RunDir,
+        *,
+        budget: int | None,
+        output: Callable[[bytes], None],
+        post: Callable[[Callable[[], None]], None],
+        give_up: Callable[[BaseException], None],
+    ) -> None:
+        """`output` takes what workers write; `give_up` is called when it is clear that none can be had."""
+        self.lanes: dict[int, LaneSocket] = {}
+        self.crew = crew
+        self._ventilator = ventilator
+        self._selector = selector
+        self._rundir = rundir
+        self._budget = budget
+        self._output = output
+        self._post = post
+        self._give_up = give_up
+        self._dying: dict[int, float] = {}
+        """Workers that have ended, by lane, and until when the sink is drained for what they had sent."""
+        self._timed_out: set[int] = set()
+        """Lanes whose worker was killed because its job did not heed its timeout."""
+        self._next_lane = 0
+        self._start_failures = 0
+
+    # --- life ---
+
+    def spawn(self) -> WorkerProcess | None:
+        """Start a worker process and open the books on it."""
+        number = self._next_lane
+        self._next_lane += 1
+        try:
+            worker = self.crew.start(number)
+        except OSError as error:
+            self._start_failures = START_FAILURES
+            self._start_failed(f"a worker process cannot be started: {error}")
+            return None
+        self._ventilator.on_starting(number, self._budget)
+        return worker
+
+    def attach(self, worker: WorkerProcess | None, sockets: Sockets) -> None:
+        """Open the lane to a new worker, and watch it."""
+        if worker is None:
+            return
+        lane = LaneSocket(sockets.lane(self._rundir.file(f"lane-{worker.lane}")))
+        self.lanes[worker.lane] = lane
+        lane.watched = watch_exit(worker, lambda: self._post(lambda: self._on_exit(worker)))
+        if lane.watched is not None:
+            self._selector.register(lane.watched, EVENT_READ, lambda: self._on_exit(worker))
+        if worker.output is not None:
+            self._selector.register(worker.output, EVENT_READ, lambda: self._on_output(worker))
+
+    def on_ready(self, number: int) -> None:
+        """A worker has come up."""
+        worker = self.crew.workers.get(number)
+        if worker is not None:
+            worker.ready = True
+            self._start_failures = 0
+            self._ventilator.on_ready(number)
+
+    def on_start_failed(self, number: int, failure: Failure) -> None:
+        """A worker has come up, but its preload or initializer raised, and would raise in the next one too."""
+        worker = self.crew.workers.get(number)
+        if worker is not None:
+            worker.ready = True
+            error = rebuild(failure)
+            self._start_failures = START_FAILURES
+            self._start_failed(str(error), error.__cause__)
+
+    def _start_failed(self, why: str, cause: BaseException | None = None) -> None:
+        """Count a worker that did not come up; after some in a row, give up and say why."""
+        self._start_failures += 1
+        if self._start_failures >= START_FAILURES:
+            error = WorkersCannotStart(
+                f"the workers cannot start: {why}\nJobs that were queued have not run. Mend the cause and make a new "
+                "executor."
+            )
+            error.__cause__ = cause
+            self._give_up(error)
+
+    # --- death ---
+
+    def _on_output(self, worker: WorkerProcess) -> None:
+        """Pass on what a worker has written."""
+        descriptor = worker.output
+        lines = worker.read_output()
+        if worker.output is None and descriptor is not None:
+            self._selector.unregister(descriptor)
+        if lines:
+            self._output(lines)
+
+    def _on_exit(self, worker: WorkerProcess) -> None:
+        """A worker process has ended: reap it; from now on the sink is drained for what it had sent."""
+        lane = self.lanes[worker.lane]
+        if lane.watched is not None:
+            self._selector.unregister(lane.watched)
+            lane.close_watched()
+        worker.reap()
+        self._dying[worker.lane] = monotonic() + DRAIN_SECONDS
+
+    def bury(self, sockets: Sockets, now: float, *, replace: Callable[[], bool]) -> float | None:
+        """Close the books on workers that have ended, once all they sent has come, or could have.
+
+        `replace` tells whether a new worker is wanted. Returns in how many seconds to look again, or None.
+        """
+        for number, deadline in list(self._dying.items()):
+            worker = self.crew.workers[number]
+            missing = worker.ready and self._ventilator.lanes[number].received < worker.cell.fields[SENT]
+            if missing and now < deadline:
+                continue
+            del self._dying[number]
+            self._bury_one(worker, sockets, now)
+            if replace():
+                self.attach(self.spawn(), sockets)
+        return DRAIN_STEP if self._dying else None
+
+    def _bury_one(self, worker: WorkerProcess, sockets: Sockets, now: float) -> None:
+        number = worker.lane
+        if worker.output is not None:
+            self._selector.unregister(worker.output)
+            lines = worker.read_output(last=True)
+            if lines:
+                self._output(lines)
+        how, cursor = worker.how_it_ended(), worker.cell.fields[CURSOR]
+        leaving = self._ventilator.lanes[number].state is LaneState.LEAVING
+        late = number in self._timed_out
+        self._timed_out.discard(number)
+        for outcome in self._ventilator.on_lost(number, cursor if cursor >= 0 else None, how, now, late=late):
+            deliver(outcome, None, None, worker.pid)
+        ready, tail = worker.ready, worker.tail
+        self.lanes.pop(number).close(sockets)
+        self.crew.forget(worker)
+        if not ready and not leaving:
+            self._start_failed(f"{how} before it was ready. It wrote:\n{tail or '(nothing)'}")
+
+    def kill_all(self) -> None:
+        """Kill all workers, and all that their jobs have started."""
+        for worker in self.crew.workers.values():
+            worker.kill()
+
+    def kill_starting(self) -> None:
+        """Kill the workers that are not ready: they have no work, and nobody will give them any."""
+        for worker in self.crew.workers.values():
+            if not worker.ready:
+                worker.kill()
+
+    def close(self) -> None:
+        """Reap and release all that is left (the head has failed, or all has gone well and nothing is left)."""
+        for worker in list(self.crew.workers.values()):
+            worker.reap()
+            self.crew.forget(worker)
+        for lane in self.lanes.values():
+            lane.close_watched()
+
+    # --- cells ---
+
+    def recall(self, number: int, now: float) -> None:
+        """Take back what a worker has not claimed; if it is claiming right now, try again later."""
+        lane, worker = self._ventilator.lanes[number], self.crew.workers[number]
+        if worker.exit_code is not None:
+            return
+        claimed = worker.cell.recall()
+        if claimed is None:
+            lane.moved = now
+        else:
+            self._ventilator.on_recalled(lane, claimed, now)
+
+    def keep_time(self, now: float) -> float | None:
+        """Stop or kill what runs longer than its timeout; return in how many seconds to look again, or None."""
+        soonest: float | None = None
+        for lane in list(self._ventilator.timed.values()):
+            worker = self.crew.workers.get(lane.number)
+            if worker is None or worker.exit_code is not None:
+                continue
+            fields = worker.cell.fields
+            cursor, started = fields[CURSOR], fields[STARTED]
+            action, again = judge(lane, cursor, started / 1e9 if started else None, now)
+            if action is Action.STOP and fields[STOP] != cursor:
+                fields[STOP] = cursor
+                os.kill(worker.pid, STOP_SIGNAL)
+            elif action is Action.KILL:
+                self._timed_out.add(lane.number)
+                worker.kill()
+            if again is None:
+                del self._ventilator.timed[lane.number]
+            else:
+                soonest = again if soonest is None else min(soonest, again)
+        return soonest
