@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ztasks.executor import Executor
     from ztasks.future import Future
     from ztasks.io.current import CurrentJob, current_job
-    from ztasks.mapping import Outcome
+    from ztasks.outcome import Outcome
     from ztasks.tasks import Task, options, task
 
 __version__ = "0.1.0"
@@ -67,7 +67,7 @@ _HOMES = {
     "executor": ("Executor",),
     "future": ("Future",),
     "io.current": ("CurrentJob", "current_job"),
-    "mapping": ("Outcome",),
+    "outcome": ("Outcome",),
     "tasks": ("Task", "options", "task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

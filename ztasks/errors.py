@@ -71,7 +71,7 @@ class RemoteTraceback(ZtasksError):
 
 
 class JobTimeout(ZtasksError):
-    """The job ran longer than its `timeout=` and was stopped. Not a TimeoutError: `future.result(timeout=)` raises that."""
+    """The job ran longer than its `timeout=` and was stopped. No TimeoutError: `result(timeout=)` raises that."""
 
 
 class WorkerLost(ZtasksError):
@@ -94,7 +94,7 @@ class WorkersCannotStart(ZtasksError, RuntimeError):
 
 
 class HeadFailed(ZtasksError, RuntimeError):
-    """A defect in ztasks itself stopped the head's thread; every job that was not done fails with this. Please report it."""
+    """A defect in ztasks stopped the head's thread; every job that was not done fails with this. Please report it."""
 
 
 class WireError(ZtasksError):

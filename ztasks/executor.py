@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -18,17 +17,19 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 from ztasks import tasks as task_module
 from ztasks.core.options import DEFAULTS, Options, count
 from ztasks.core.slices import RunTime, Slice, Task
-from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
+from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.future import Future
+from ztasks.intake import bad_arguments, closed, forked, make_setup, never_started
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.io.hostinfo import default_workers
-from ztasks.io.setup import Setup
-from ztasks.mapping import Map, Outcome, Stream, new_number
+from ztasks.mapping import Map, new_number
+from ztasks.outcome import Outcome
+from ztasks.stream import Stream
 from ztasks.units import parse_size
-from ztasks.wire.callables import describe, ship
+from ztasks.wire.callables import ship
 from ztasks.wire.messages import Shape
-from ztasks.wire.payload import Pickled, dump, dump_call
+from ztasks.wire.payload import dump_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,13 +69,13 @@ class Executor(concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         output: Callable[[bytes], None] | None = None,
     ) -> None:
-        self._refuse: Callable[[], ZtasksError] | None = _never_started
+        self._refuse: Callable[[], ZtasksError] | None = never_started
         self.max_workers = default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
         if self.max_workers > MAX_WORKERS:
             raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {max_workers}")
         if max_tasks_per_child is not None:
             count(max_tasks_per_child, "max_tasks_per_child", 1)
-        setup = _setup(initializer, initargs, preload)
+        setup = make_setup(initializer, initargs, preload)
         self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output)
         self._delivery = Delivery()
         self._numbers = counter(1)
@@ -106,7 +107,7 @@ class Executor(concurrent.futures.Executor):
         try:
             payload = dump_call(args, kwargs)
         except Exception as error:
-            raise _bad_arguments(fn, args, kwargs, error) from error
+            raise bad_arguments(fn, args, kwargs, error) from error
         future: Future[R] = Future(self._head, self._delivery)
         slice_ = Slice(task, future, next(self._numbers), 1, payload, future._gate)
         future._slice = slice_
@@ -131,7 +132,7 @@ class Executor(concurrent.futures.Executor):
 
     # --- mapping ---
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., R],
         /,
@@ -250,9 +251,7 @@ class Executor(concurrent.futures.Executor):
             base = self._task(fn)
         # Measuring each job costs time itself, so it has an average of its own.
         run_time = RunTime() if detail else base.run_time
-        return Task(
-            base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time
-        )
+        return Task(base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time)
 
     def _forget_map(self, map_: Map) -> None:
         """A map's input has ended."""
@@ -266,7 +265,7 @@ class Executor(concurrent.futures.Executor):
         wait: return when all is closed; else close in the background. cancel_futures: cancel what has not been given
         to a worker. Maps that nobody has begun to take results from are read to their end first; see the docs.
         """
-        if self._refuse is not None and self._refuse is not _closed:
+        if self._refuse is not None and self._refuse is not closed:
             return  # never started, or another process's
         self._settle_maps(finish=wait and not cancel_futures)
         self._close(cancel_waiting=cancel_futures)
@@ -275,9 +274,9 @@ class Executor(concurrent.futures.Executor):
 
     def kill(self) -> None:
         """Kill the workers at once and close everything. Jobs that run are lost, jobs that wait are cancelled."""
-        if self._refuse is None or self._refuse is _closed:
+        if self._refuse is None or self._refuse is closed:
             self._settle_maps(finish=False)
-            self._refuse = _closed
+            self._refuse = closed
             self._head.post_kill()
             self._join()
 
@@ -294,7 +293,7 @@ class Executor(concurrent.futures.Executor):
     def _close(self, *, cancel_waiting: bool) -> None:
         with self._closing:
             first, self._closed = not self._closed, True
-            self._refuse = _closed
+            self._refuse = closed
         if first or cancel_waiting:
             self._head.post_close(cancel_waiting=cancel_waiting)
 
@@ -331,7 +330,10 @@ class Executor(concurrent.futures.Executor):
     def __del__(self) -> None:
         if self._refuse is None:
             warnings.warn(
-                f"{self!r} was not closed: use it in a `with`, or call shutdown()", ResourceWarning, source=self
+                f"{self!r} was not closed: use it in a `with`, or call shutdown()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
             )
             self._close(cancel_waiting=False)
 
@@ -354,68 +356,10 @@ def _put(cache: dict[Any, Any], key: Any, value: Any) -> None:
             return
 
 
-def _setup(initializer: Callable[..., object] | None, initargs: tuple[Any, ...], preload: Sequence[str]) -> Setup:
-    """Check and pickle what every worker is told at its start."""
-    if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
-        raise InvalidOption(f"preload must be a list of module names, not {preload!r}")
-    pickled = Pickled(b"", [])
-    if initializer is not None:
-        if not callable(initializer):
-            raise InvalidOption(f"initializer must be callable, not {initializer!r}")
-        try:
-            pickled = dump((getattr(initializer, "ztasks_shipped", initializer), tuple(initargs)))
-        except Exception as error:
-            raise CallNotPicklable(
-                f"the initializer {describe(initializer)} or its initargs cannot be pickled: "
-                f"{type(error).__name__}: {error}. Nothing was started."
-            ) from error
-    try:
-        cwd: str | None = os.getcwd()
-    except OSError:  # it has been deleted; workers will not find it either
-        cwd = None
-    return Setup(list(sys.path), cwd, list(sys.argv), list(preload), pickled.data, list(map(bytearray, pickled.buffers)))
-
-
-def _bad_arguments(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> CallNotPicklable:
-    """Find out which argument cannot be pickled."""
-    which = "the arguments"
-    named = [(f"argument {index}", value) for index, value in enumerate(args)]
-    for name, value in named + [(f"argument {name!r}", value) for name, value in kwargs.items()]:
-        try:
-            dump(value)
-        except Exception:  # noqa: BLE001 - this is the one
-            which = f"{name}, of type {type(value).__qualname__},"
-            break
-    return CallNotPicklable(
-        f"{which} of a job of {describe(fn)} cannot be pickled: {type(error).__name__}: {error}. Nothing was sent. "
-        "Pass what the job can make it from (a path instead of an open file)."
-    )
-
-
-def _never_started() -> ZtasksError:
-    return ExecutorClosed("this executor was never started: its constructor raised")
-
-
-def _closed() -> ZtasksError:
-    return ExecutorClosed(
-        "cannot schedule new jobs after shutdown: the executor is closed or closing. The job was not accepted; make a "
-        "new executor, or submit before the `with` ends."
-    )
-
-
-def _forked() -> ZtasksError:
-    return ForkedExecutor(
-        "this executor belongs to the process that made it; this process is a forked child of that. The job was not "
-        "accepted: make a new executor here."
-    )
-
-
 def _after_fork() -> None:
     """In a forked child: no executor of the parent's may be used, closed or waited for here."""
     for executor in list(_executors):
-        executor._refuse = _forked
+        executor._refuse = forked
     _heads.clear()
 
 

@@ -32,10 +32,10 @@ _DONE = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
 
 
 class _Condition(threading.Condition):
-    """Entered and left in C, as a lock: a KeyboardInterrupt in between must not leave it locked, for the head needs it."""
+    """Entered and left in C, as a lock: a KeyboardInterrupt in between must not leave it locked: the head needs it."""
 
-    __enter__ = property(lambda self: self._lock.__enter__)  # type: ignore[assignment]
-    __exit__ = property(lambda self: self._lock.__exit__)  # type: ignore[assignment]
+    __enter__ = property(lambda self: self._lock.__enter__)
+    __exit__ = property(lambda self: self._lock.__exit__)
 
 
 class Future(BaseFuture[T]):
@@ -78,7 +78,7 @@ class Future(BaseFuture[T]):
     # --- what the base class and `wait` and `as_completed` use ---
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         condition = self._lazy_condition
         if condition is None:
             with _completion:
@@ -88,7 +88,7 @@ class Future(BaseFuture[T]):
         return condition
 
     @property
-    def _waiters(self) -> list[Any]:
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
         if self._waiter_list is None:
             self._waiter_list = []
         return self._waiter_list

@@ -15,21 +15,16 @@ from concurrent.futures import CancelledError
 from itertools import count, islice
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
-from typing import Any, Final, Generic, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from ztasks.core.lane import TARGET
 from ztasks.core.slices import Slice, Task
 from ztasks.errors import CallNotPicklable
-from ztasks.future import not_loadable
-from ztasks.io.deliver import Segment, WorkerName
+from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
-from ztasks.wire.failures import rebuild
+from ztasks.outcome import Outcome, cut, entries
 from ztasks.wire.messages import MAX_ITEMS
-from ztasks.wire.payload import PRIMITIVES, Items, Pickled, dump, load, pack, pack_primitives
-
-R = TypeVar("R")
+from ztasks.wire.payload import PRIMITIVES, Pickled, dump, pack, pack_primitives
 
 SLICE_SECONDS: Final = 0.005
 """How much expected work a slice holds: a quarter of what a lane is kept supplied with."""
@@ -44,34 +39,6 @@ MAX_OUTSTANDING: Final = 1_048_576
 """The most items that are pulled and not yet handed out."""
 
 _numbers = count(1)
-
-
-class Outcome(msgspec.Struct, Generic[R]):
-    """How one job of `Executor.outcomes` ended."""
-
-    index: int
-    """The place of its input, from 0."""
-    args: tuple[Any, ...]
-    value: R | None
-    """The result, or None if there is an exception."""
-    exception: BaseException | None
-    """What the job raised, or an error of ztasks, or CancelledError; None if it succeeded."""
-    started: float | None
-    """When it began, in seconds since the epoch; None if it never ran."""
-    seconds: float
-    """How long it ran."""
-    attempts: int
-    """How often it was run, failures and crashes included; 0 if it never ran."""
-    worker: WorkerName | None
-    """Which worker ran it last: host and pid."""
-    max_rss: int | None = None
-    """Peak memory of that worker process so far, in bytes."""
-    kwargs: dict[str, Any] | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the job succeeded."""
-        return self.exception is None
 
 
 class Map:
@@ -286,7 +253,7 @@ class Map:
                 if items is not None and items.form == "list" and not segment.failures:
                     yield from items.values()
                     continue
-                for _, value, error in _entries(segment):
+                for _, value, error in entries(segment):
                     if error is None:
                         yield value
                     elif return_exceptions:
@@ -308,7 +275,7 @@ class Map:
             while (segment := self._next()) is not None:
                 first, started, seconds = segment.first, segment.started, segment.seconds
                 ran = segment.worker is not None
-                for place, value, error in _entries(segment):
+                for place, value, error in entries(segment):
                     item = kept.pop(first + place)
                     args, kwargs = item if call_shape else ((item,) if one else item, None)
                     yield Outcome(
@@ -381,7 +348,7 @@ class Map:
         start = 0
         for end in (*sorted(segment.missing), segment.count):
             if end > start:
-                self._ready[segment.first + start] = _cut(segment, start, end)
+                self._ready[segment.first + start] = cut(segment, start, end)
             start = end + 1
 
     def _learn_size(self, segment: Segment) -> None:
@@ -390,131 +357,6 @@ class Map:
             self._bytes_each = max(each, self._bytes_each + 0.1 * (each - self._bytes_each))
 
 
-class Stream(Map):
-    """A map that is fed in one thread and consumed in another: for inputs that may block, such as a pipe."""
-
-    def __init__(self, head: Head, task: Task, **how: Any) -> None:
-        super().__init__(head, task, iter(()), **how)
-        self._room = threading.Event()
-        self._filling: list[Any] = []
-        self._filling_lock = threading.Lock()
-
-    def feed(self, calls: Iterator[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
-        """Advance the calls to their end, in the thread that calls this; blocks while the window is full.
-
-        Raises what the iterable raises, after the outcomes of what came before have been seen to.
-        """
-        try:
-            for call in calls:
-                if self.exhausted or not self._feed_one(call):
-                    return
-        finally:
-            with self._filling_lock:
-                self._flush_filling()
-                self._end_input(None)
-            self._arrived.put(None)
-
-    def _feed_one(self, call: Any) -> bool:
-        while self.outstanding + len(self._filling) >= self.window() and not self.exhausted:
-            self._room.clear()
-            with self._filling_lock:
-                self._flush_filling()
-            if self.outstanding >= self.window():
-                self._room.wait(0.1)  # the window may also grow because an estimate changes
-        if self.exhausted:
-            return False
-        pickled = dump(call)
-        with self._filling_lock:
-            assert self._kept is not None
-            self._kept[self._pulled + len(self._filling)] = call
-            self._filling.append(pickled)
-            if len(self._filling) >= self._slice_limit():
-                self._flush_filling()
-        return True
-
-    def _flush_filling(self) -> None:
-        """Send what has been collected; the caller holds the lock."""
-        if self._filling:
-            values, self._filling = self._filling, []
-            self._send(values)
-
-    def _may_pull(self) -> bool:
-        return False
-
-    def _next(self) -> Segment | None:
-        """Return the next segment; sends what the feeding thread has collected when there is nothing else to do."""
-        self._room.set()
-        while True:
-            self._sort_arrived()
-            segment = self._take_ready()
-            if segment is not None:
-                break
-            if not self.outstanding and self.exhausted and self._arrived.empty():
-                return None
-            try:
-                self._sort(self._arrived.get(timeout=PULL_SECONDS if self._filling else 0.05))
-            except Empty:
-                with self._filling_lock:
-                    self._flush_filling()
-        self._handed += segment.count
-        self._learn_size(segment)
-        self._room.set()
-        return segment
-
-    def cancel(self) -> None:
-        """Take no more input and cancel what waits for a lane; what runs is finished."""
-        with self._filling_lock:
-            self._flush_filling()
-            self._end_input(None)
-        self._room.set()
-        self._head.post(lambda: self._head.cancel_owner(self))
-        self._arrived.put(None)
-
-    def __iter__(self) -> Iterator[Outcome[Any]]:
-        return self.outcomes(call_shape=True)
-
-
 def new_number() -> int:
     """Return a number for a map; the jobs of a map are named after it."""
     return next(_numbers)
-
-
-def _cut(segment: Segment, start: int, end: int) -> Segment:
-    """Return the places `start` to `end` of a segment."""
-    return segment._replace(
-        first=segment.first + start,
-        count=end - start,
-        items=segment.items.part(start, end) if segment.items is not None else None,
-        failures={at - start: failure for at, failure in segment.failures.items() if start <= at < end},
-        missing=frozenset(),
-        started=segment.started[start:end] if segment.started else None,
-        seconds=segment.seconds[start:end] if segment.seconds else None,
-    )
-
-
-def _entries(segment: Segment) -> Iterator[tuple[int, Any, BaseException | None]]:
-    """Yield place, value and error of each item of a segment; a result that does not load is that item's error."""
-    failures, items = segment.failures, segment.items
-    if items is None:
-        for place in range(segment.count):
-            failure = failures.get(place)
-            yield place, None, rebuild(failure) if failure is not None else segment.error
-    elif items.form == "list":
-        for place, value in enumerate(items.values()):
-            failure = failures.get(place)
-            yield place, value, rebuild(failure) if failure is not None else None
-    else:
-        for place, (data, buffers) in enumerate(items.pickles()):
-            failure = failures.get(place)
-            value, error = None, None
-            if failure is not None:
-                error = rebuild(failure)
-            else:
-                try:
-                    value = load(data, buffers)
-                except Exception as problem:  # noqa: BLE001 - unpickling runs any code
-                    error = not_loadable(problem)
-            yield place, value, error
-
-
-__all__ = ["Items", "Map", "Outcome", "Stream", "new_number"]

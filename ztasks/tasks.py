@@ -14,7 +14,7 @@ from ztasks.errors import InvalidOption, NoExecutor
 if TYPE_CHECKING:
     from ztasks.executor import Executor
     from ztasks.future import Future
-    from ztasks.mapping import Outcome
+    from ztasks.outcome import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,13 +40,13 @@ class Task(Generic[P, R]):
         self.ztasks_function = function
         self.ztasks_options = options
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now, as if it were not decorated."""
         return self.ztasks_function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind like a function, so that methods can be tasks."""
-        return self if instance is None else functools.partial(self, instance)
+        return self if instance is None else functools.partial(self, instance)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"<task {self.ztasks_options.name or getattr(self, '__qualname__', self.ztasks_function)}>"
@@ -74,7 +74,7 @@ class Task(Generic[P, R]):
         """Return a copy with other options; see `ztasks.Options` for their names. Raises InvalidOption."""
         return Task(self.ztasks_function, self.ztasks_options.replaced(changes))
 
-    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submit a job to the executor of the enclosing `with`. Raises NoExecutor outside of one."""
         return self._executor().submit(self, *args, **kwargs)
 

@@ -25,7 +25,7 @@ from ztasks.errors import HeadFailed, WorkersCannotStart
 
 if TYPE_CHECKING:
     from ztasks.executor import Executor
-    from ztasks.mapping import Stream
+    from ztasks.stream import Stream
 
 OK: Final = 0
 SOME_FAILED: Final = 1

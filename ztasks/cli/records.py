@@ -36,7 +36,7 @@ import msgspec
 from ztasks.errors import JobTimeout, RemoteError, WorkerLost, remote_traceback
 
 if TYPE_CHECKING:
-    from ztasks.mapping import Outcome
+    from ztasks.outcome import Outcome
 
 VERSION: Final = 1
 MAX_REPR: Final = 1000

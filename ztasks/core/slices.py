@@ -69,7 +69,17 @@ class RunTime:
 class Task:
     """The ventilator's books on one task: what it is, how long its jobs take, and what of it is queued."""
 
-    __slots__ = ("callable", "detail", "map_number", "options", "queue", "queued", "run_time", "shape", "waiting")
+    __slots__ = (
+        "callable",
+        "detail",
+        "map_number",
+        "options",
+        "queue",
+        "queued",
+        "run_time",
+        "shape",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -98,7 +108,18 @@ class Task:
 class Slice:
     """`count` items from index `first` on, with one history. Index: the item's in its map, or the job's number."""
 
-    __slots__ = ("count", "crashes", "failures", "first", "gate", "history", "owner", "payload", "state", "task")
+    __slots__ = (
+        "count",
+        "crashes",
+        "failures",
+        "first",
+        "gate",
+        "history",
+        "owner",
+        "payload",
+        "state",
+        "task",
+    )
 
     def __init__(
         self,

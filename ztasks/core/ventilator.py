@@ -80,9 +80,9 @@ class Ventilator:
         waiting += [slice_ for _, _, slice_ in sorted(self._delayed, key=lambda entry: entry[:2])]
         cancelled = []
         for slice_ in waiting:
-            if (wanted is None or wanted(slice_)) and (slice_.gate is None or slice_.gate.acquire(False)):
-                if self.on_cancel(slice_):
-                    cancelled.append(slice_)
+            mine = (wanted is None or wanted(slice_)) and (slice_.gate is None or slice_.gate.acquire(False))
+            if mine and self.on_cancel(slice_):
+                cancelled.append(slice_)
         return cancelled
 
     # --- lanes come and go ---
@@ -112,8 +112,8 @@ class Ventilator:
         """Take in that a worker has gone, and queue again what it held.
 
         `cursor` is the position it was running, from its claim cell (None: it had not begun any); the job there is
-        charged with a crash, unless its outcome has come. `how` describes the death; `late`: it was killed because the job did not heed its timeout. The sink has been
-        drained before.
+        charged with a crash, unless its outcome has come. `how` describes the death; `late`: it was killed because
+        the job did not heed its timeout. The sink has been drained before.
         """
         lane = self.lanes.pop(number)
         if lane.state is LaneState.READY:
@@ -284,9 +284,7 @@ class Ventilator:
         """Return in how many seconds something falls due by itself, or None."""
         due = [self._delayed[0][0] - now] if self._delayed else []
         if not self._round and any(not lane.batches for lane in self._open.values()):
-            due += [
-                lane.moved + RECALL_AFTER - now for lane in self.lanes.values() if lane.outstanding > 1
-            ]
+            due += [lane.moved + RECALL_AFTER - now for lane in self.lanes.values() if lane.outstanding > 1]
         return max(0.0, min(due)) if due else None
 
     def wants_work(self) -> bool:

@@ -62,7 +62,7 @@ class Cell:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def recall(self) -> int | None:
-        """Parent: bar the worker from all it has not claimed; return the first position taken, None if it is claiming."""
+        """Parent: bar the worker from all it has not claimed; return the first position taken, or None."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

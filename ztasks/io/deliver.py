@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from ztasks.core.slices import Finished, Slice
 from ztasks.io.hostinfo import host_name
 from ztasks.wire.failures import rebuild
@@ -24,7 +26,7 @@ class WorkerName(NamedTuple):
         return f"{self.host}:{self.pid}"
 
 
-class Segment(NamedTuple):
+class Segment(msgspec.Struct, frozen=True):
     """What became of consecutive items of a map: `first` is the index of the first, `count` how many.
 
     `items` holds the results, pickled (None if all failed); `failures` the final failures by their place in the
@@ -98,9 +100,7 @@ def _deliver_jobs(finished: Finished, items: Items | None) -> None:
             slice_.owner.succeed(*pickled)
 
 
-def _deliver_segment(
-    finished: Finished, slice_: Slice, results: Results | None, items: Items | None, pid: int
-) -> None:
+def _deliver_segment(finished: Finished, slice_: Slice, results: Results | None, items: Items | None, pid: int) -> None:
     offset = finished.offset
     segment = Segment(
         slice_.first + offset,

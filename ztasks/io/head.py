@@ -360,4 +360,3 @@ def _chance() -> float:
 
 def _nothing() -> None:
     """The sink's descriptor is edge-triggered: it only wakes the loop, which then looks at the sink itself."""
-

@@ -33,7 +33,7 @@ def hold(descriptor: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the thread that started it ends (the head's thread, which outlives it)."""
+    """Ask the kernel to kill this process when the thread that started it (the head's) ends."""
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

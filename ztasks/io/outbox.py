@@ -98,7 +98,7 @@ class Outbox:
                     self._send()
 
     def _send(self) -> None:
-        """Send what is there; the caller holds the lock. The main thread may append meanwhile: only `count` are taken."""
+        """Send what is there; the caller holds the lock. The main thread may append meanwhile."""
         batch, count = self._batch, len(self.outcomes)
         if not count or batch is None:
             return
@@ -139,9 +139,9 @@ def _pack(outcomes: list[Any], batch: Batch) -> Items:
         items = pack_primitives(outcomes)
         if items is not None:
             return items
-    return pack([
-        outcome if type(outcome) is Pickled else Pickled(pickle.dumps(outcome, 5), []) for outcome in outcomes
-    ])
+    return pack(
+        [outcome if type(outcome) is Pickled else Pickled(pickle.dumps(outcome, 5), []) for outcome in outcomes]
+    )
 
 
 def _max_rss() -> int:

@@ -65,9 +65,9 @@ def _make_private(base: str) -> str:
 
 def _base() -> str:
     """Choose where the directory goes: TMPDIR and its kin, unless its path is too long for a socket's address."""
-    wanted = next((value for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))), "/tmp")  # noqa: S108
+    wanted = next((value for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))), "/tmp")
     wanted = os.path.abspath(wanted)
-    for base in (wanted, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+    for base in (wanted, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):
         if base and len(os.fsencode(base)) <= MAX_BASE and os.access(base, os.W_OK | os.X_OK):
             return base
     raise WorkersCannotStart(

@@ -26,6 +26,7 @@ RECONNECT_MS: Final = 10
 TERM_SECONDS: Final = 5.0
 """How long terminating the context may take, linger included, before it is reported and given up."""
 
+
 class Socket:
     """A ZeroMQ socket on an ipc path. Belongs to one thread at a time."""
 
@@ -35,12 +36,11 @@ class Socket:
 
     def descriptor(self) -> int:
         """Return the descriptor to poll. It is edge-triggered: look with `readable` before and after each wait."""
-        descriptor: int = self.raw.get(zmq.FD)
-        return descriptor
+        return int(self.raw.get(zmq.FD))
 
     def readable(self) -> bool:
         """Tell whether a message is there."""
-        return bool(self.raw.get(zmq.EVENTS) & zmq.POLLIN)
+        return int(self.raw.get(zmq.EVENTS)) & zmq.POLLIN != 0
 
     def send(self, *frames: Buffer) -> bool:
         """Send frames as one message, by copy and without blocking; False if there is no peer."""
@@ -87,7 +87,7 @@ class Socket:
 
 
 class Sockets:
-    """All sockets of one head or one worker, with their context; closed by their owner, in the order of their making."""
+    """All sockets of one head or worker, with their context; closed by their owner, in the order of their making."""
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)

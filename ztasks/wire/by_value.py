@@ -73,7 +73,7 @@ def dumps(
     *,
     answering: bool = False,
 ) -> bytes:
-    """Pickle `value`, by value where importing would not find it; `answering`: it goes back to where its classes are from."""
+    """Pickle `value`, by value where importing would not find it; `answering`: it goes where its classes are from."""
     file = io.BytesIO()
     pickler = _Pickler(file, protocol=5, buffer_callback=buffer_callback)
     pickler.answering = answering

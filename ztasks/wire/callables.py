@@ -82,7 +82,7 @@ def _pickle(function: Any) -> ShippedCallable:
     try:
         pickled = pickle.dumps(function, 5)
         by_reference = b"__main__" not in pickled
-    except Exception:  # noqa: BLE001 - by value is tried next and tells the reason
+    except Exception:  # noqa: BLE001, S110 - by value is tried next and tells the reason
         pass
     if not by_reference:
         from ztasks.wire import by_value
@@ -124,9 +124,7 @@ def _is_by_value(function: FunctionType) -> bool:
     return found is not function
 
 
-def _fingerprint(
-    function: FunctionType, references: list[object], seen: set[FunctionType]
-) -> tuple[Any, ...] | None:
+def _fingerprint(function: FunctionType, references: list[object], seen: set[FunctionType]) -> tuple[Any, ...] | None:
     """Return what a by-value function's pickle depends on, as identities; None if that cannot be told cheaply.
 
     `references` receives the objects whose identities are in it; `seen` are the functions already walked through.
@@ -161,7 +159,7 @@ def _fingerprint(
 
 
 def _names(code: CodeType) -> tuple[str, ...]:
-    """Return the global names that code may use, its inner functions included (attribute names come along: harmless)."""
+    """Return the global names that code may use, its inner functions included (attribute names too: harmless)."""
     found = _names_of_code.get(code)
     if found is None:
         names = dict.fromkeys(code.co_names)

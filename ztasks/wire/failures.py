@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import os
+import pickle
 import sys
 from typing import Any
 
@@ -14,7 +14,6 @@ from ztasks.errors import (
     RemoteError,
     RemoteTraceback,
     ResultNotPicklable,
-    WorkerLost,
     WorkersCannotStart,
     ZtasksError,
 )
@@ -46,9 +45,7 @@ def not_loadable(offset: int, what: str, error: BaseException) -> Failure:
             " The worker imports the module afresh, so the name must be there at the top level; in a notebook or the "
             "REPL define the function in __main__."
         )
-    message = (
-        f"the worker could not load {what}: {_type_name(error)}: {_message(error)}.{cure} The job did not run."
-    )
+    message = f"the worker could not load {what}: {_type_name(error)}: {_message(error)}.{cure} The job did not run."
     return Failure(offset, "load", "CallNotLoadable", message, _traceback(error), b"", retry=False)
 
 
@@ -90,13 +87,13 @@ def _rebuild(failure: Failure) -> BaseException:
         return RemoteError(failure.type_name, failure.message, failure.traceback)
     if kind == "poison":
         return PoisonJob(failure.message, tuple(failure.traceback.splitlines()))
-    makers: dict[str, type[ZtasksError]] = {
+    maker: type[ZtasksError] = {
         "load": CallNotLoadable,
         "result": ResultNotPicklable,
         "timeout": JobTimeout,
         "start": WorkersCannotStart,
-    }
-    return makers.get(kind, WorkerLost)(failure.message)
+    }[kind]
+    return maker(failure.message)
 
 
 def _pickle(error: BaseException) -> bytes:
@@ -110,7 +107,9 @@ def _pickle(error: BaseException) -> bytes:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _message(error: BaseException) -> str:

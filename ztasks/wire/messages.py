@@ -39,13 +39,14 @@ class Struct(msgspec.Struct, array_like=True, tag=True, frozen=True, gc=False):
     """The base of all messages: encoded as arrays, told apart by their tag."""
 
 
-class Failure(Struct, tag="failure"):
+class Failure(Struct, tag="failure", frozen=True):
     """How one job of a batch failed, told by the worker."""
 
     offset: int
     """Which item of the Results message."""
-    kind: Literal["raised", "load", "result", "timeout", "lost", "poison", "cancelled", "start"]
-    """`raised` by the job; its call did not `load`; its `result` did not pickle; `timeout`; the rest come from the head."""
+    kind: Literal["raised", "load", "result", "timeout", "poison", "start"]
+    """`raised` by the job; its call did not `load`; its `result` did not pickle; `timeout`; `poison` for its workers;
+    `start`: a preload or initializer raised."""
     type_name: str
     message: str
     traceback: str
@@ -55,7 +56,7 @@ class Failure(Struct, tag="failure"):
     """The worker's verdict: may this failure be retried at all?"""
 
 
-class Batch(Struct, tag="batch"):
+class Batch(Struct, tag="batch", frozen=True):
     """Work for one lane: `count` items of one task. Frames: [callable,] [payload,] buffers..."""
 
     cut: int
@@ -89,31 +90,31 @@ class Batch(Struct, tag="batch"):
     """The payload, if it is small; None: it is a frame of its own."""
 
 
-class Leave(Struct, tag="leave"):
+class Leave(Struct, tag="leave", frozen=True):
     """Finish what you hold, say Bye and exit."""
 
 
-class Control(Struct, tag="control"):
+class Control(Struct, tag="control", frozen=True):
     """What all workers shall do: `drain` finish what they hold and leave, `stop` finish the running job and leave."""
 
     wanted: Literal["drain", "stop"]
 
 
-class Ready(Struct, tag="ready"):
+class Ready(Struct, tag="ready", frozen=True):
     """A worker has started, run its initializer and connected its lane."""
 
     lane: int
     pid: int
 
 
-class StartFailed(Struct, tag="start-failed"):
+class StartFailed(Struct, tag="start-failed", frozen=True):
     """A worker's preload or initializer raised; it leaves."""
 
     lane: int
     failure: Failure
 
 
-class Results(Struct, tag="results"):
+class Results(Struct, tag="results", frozen=True):
     """The outcomes of `count` items from `position` on. Frames: [payload,] buffers..."""
 
     lane: int
@@ -137,7 +138,7 @@ class Results(Struct, tag="results"):
     """The payload, if it is small; None: it is a frame of its own."""
 
 
-class Bye(Struct, tag="bye"):
+class Bye(Struct, tag="bye", frozen=True):
     """The worker has sent all it had and exits now."""
 
     lane: int

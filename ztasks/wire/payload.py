@@ -55,7 +55,9 @@ def dump(value: object, *, answering: bool = False) -> Pickled:
             return Pickled(data, buffers)
     except Exception:  # noqa: BLE001, S110 - whatever failed, pickling by value is tried next and tells the reason
         pass
-    from ztasks.wire import by_value  # late: many programs never need cloudpickle, and importing it takes 15 ms
+    from ztasks.wire import (
+        by_value,
+    )  # late: many programs never need cloudpickle, and importing it takes 15 ms
 
     buffers.clear()
     data = by_value.dumps(value, take, answering=answering)
