@@ -51,6 +51,9 @@ STOP_EVERY: Final = 0.025
 STOP_SECONDS: Final = 3.0
 """How long workers may take to leave before they are killed."""
 
+LOOK_EVERY: Final = 0.005
+"""How often the thread looks after its workers while messages keep coming."""
+
 MESSAGES_AT_ONCE: Final = 64
 """How many messages are read before the lanes are looked after again."""
 
@@ -139,7 +142,7 @@ class Head:
             self._selector,
             self._rundir,
             budget=self._budget,
-            output=self._output or write_stderr,
+            output=self._pass_on if self._output is not None else write_stderr,
             post=self.post,
             give_up=self._break,
         )
@@ -155,32 +158,51 @@ class Head:
             self._watch.attach(worker, self._sockets)
 
     def _loop(self) -> None:
-        ventilator, watch, inbox = self._ventilator, self._watch, self.inbox
+        ventilator, looked = self._ventilator, 0.0
         while True:
             now = monotonic()
             busy = self._read_sink(now)
             busy = self._read_inbox() or busy
-            due = [watch.bury(self._sockets, now, replace=self._wants_replacement)]
             for send in ventilator.dispatch(now):
                 self._send(send)
+            if busy and now - looked < LOOK_EVERY:
+                continue
+            looked = now
+            due = self._look_after_workers(now)
             if self._closing and ventilator.pending == 0 and not self._stop(now):
                 return
-            if busy:
-                continue
-            for lane in ventilator.recallable(now):
-                watch.recall(lane.number, now)
             self._hungry = ventilator.wants_work() or self._broken is not None
             self._asleep = True
-            if inbox or self._sink.readable():
-                self._asleep = False
-                continue
-            due += ventilator.next_event(now), watch.keep_time(now) if ventilator.timed else None
-            if self._stop_since is not None:
-                due.append(max(0.0, self._stop_next - now))
-            timeout = min((seconds for seconds in due if seconds is not None), default=None)
-            for key, _ in self._selector.select(timeout):
+            if busy or self.inbox or self._sink.readable():
+                due = 0.0
+            for key, _ in self._selector.select(due):
                 key.data()
             self._asleep = False
+
+    def _look_after_workers(self, now: float) -> float | None:
+        """Bury the dead, keep time, take back stuck work; return in how many seconds to look again, or None."""
+        ventilator, watch = self._ventilator, self._watch
+        due = [watch.bury(self._sockets, now, replace=self._wants_replacement)]
+        if self._broken is not None:
+            self._fail_waiting(self._broken)
+        if ventilator.timed:
+            due.append(watch.keep_time(now))
+        for lane in ventilator.recallable(now):
+            watch.recall(lane.number, now)
+        for send in ventilator.dispatch(now):
+            self._send(send)
+        due.append(ventilator.next_event(now))
+        if self._stop_since is not None:
+            due.append(max(0.0, self._stop_next - now))
+        return min((seconds for seconds in due if seconds is not None), default=None)
+
+    def _pass_on(self, lines: bytes) -> None:
+        """Give what workers have written to the caller's function; whatever that does wrong must not stop the head."""
+        assert self._output is not None
+        try:
+            self._output(lines)
+        except Exception as error:  # noqa: BLE001
+            write_stderr(f"ztasks: output= raised {type(error).__name__}: {error}\n".encode() + lines)
 
     def _wants_replacement(self) -> bool:
         """Tell whether a worker that has gone shall have a successor."""
@@ -209,8 +231,6 @@ class Head:
 
     def _accept(self, slices: list[Slice]) -> None:
         self._ventilator.on_submit(slices)
-        if self._broken is not None:
-            self._fail_waiting(self._broken)
 
     def cancel_slice(self, slice_: Slice) -> None:
         """Head's thread: a caller has acquired the slice's gate to cancel it."""
@@ -268,8 +288,12 @@ class Head:
     def _read_message(self, sink: Socket, now: float) -> None:
         message = decode_from_worker(sink.receive_header())
         if type(message) is Results:
-            items = _receive_items(sink, message)
-            finished = self._ventilator.on_results(message, now)
+            try:
+                items = _receive_items(sink, message)
+                finished = self._ventilator.on_results(message, now)
+            except WireError:
+                self._watch.kill(message.lane)  # what it holds is given to its successor
+                raise
             if finished is not None:
                 deliver(finished, message, items, self._watch.crew.workers[message.lane].pid)
         elif isinstance(message, Ready):
@@ -308,12 +332,9 @@ class Head:
                 self._selector.close()
         finally:
             self._rundir.close()
+            self._wakeup.close()
             self.ended.set()
             self.refuse_late()
-
-    def close_wakeup(self) -> None:
-        """Release the descriptor that wakes the thread; the owner calls this after the thread has ended."""
-        self._wakeup.close()
 
     def _fail_everything(self, error: BaseException) -> None:
         """Fail what waits and what is assigned: the head itself has failed."""

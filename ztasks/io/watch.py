@@ -179,6 +179,12 @@ class Watch:
         if not ready and not leaving:
             self._start_failed(f"{how} before it was ready. It wrote:\n{tail or '(nothing)'}")
 
+    def kill(self, number: int) -> None:
+        """Kill one worker."""
+        worker = self.crew.workers.get(number)
+        if worker is not None:
+            worker.kill()
+
     def kill_all(self) -> None:
         """Kill all workers, and all that their jobs have started."""
         for worker in self.crew.workers.values():

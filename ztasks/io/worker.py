@@ -109,15 +109,11 @@ class Worker:
                 if lane not in ready:
                     continue
             idle = perf_counter() - waiting
-            try:
-                message = decode_to_worker(lane.receive_header())
-                if not isinstance(message, Batch):
-                    return
-                items = self._receive_items(message)
-            except WireError as error:
-                lane.discard_rest()
-                print(f"ztasks worker: {error}", file=sys.stderr)
-                continue
+            # A message that does not follow the protocol ends the worker: its successor gets what it held.
+            message = decode_to_worker(lane.receive_header())
+            if not isinstance(message, Batch):
+                return
+            items = self._receive_items(message)
             self._runner.run(message, items, idle)
             del message, items  # else the last arguments would stay in memory while it waits
 
