@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import count as counter
 from time import monotonic
 from types import BuiltinFunctionType, FunctionType, TracebackType
@@ -219,7 +219,8 @@ class Executor(concurrent.futures.Executor):
             count(buffersize, "buffersize", 1)
         max_bytes = parse_size(buffer_bytes, "buffer_bytes")
         deadline = None if timeout is None else monotonic() + timeout
-        has_length = all(hasattr(iterable, "__len__") for iterable in iterables)
+        sized = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
+        length = min(sized) if sized and len(sized) == len(iterables) else None
         if len(iterables) == 1:
             shape: Shape = "one"
             source: Iterator[Any] = iter(iterables[0])
@@ -232,7 +233,7 @@ class Executor(concurrent.futures.Executor):
             source,
             workers=self.max_workers,
             ordered=ordered,
-            has_length=has_length,
+            length=length,
             plain=shape == "one" and type(iterables[0]) in (list, tuple, range),
             hint=chunksize,
             window=buffersize,
@@ -285,7 +286,7 @@ class Executor(concurrent.futures.Executor):
         for map_ in list(self._maps.values()):
             if not finish or map_.thread != threading.get_ident() or isinstance(map_, Stream):
                 map_.cancel_input()
-            elif map_.advanced and not map_.has_length:
+            elif map_.advanced and map_.length is None:
                 map_.cancel()
             else:
                 map_.finish()

@@ -26,8 +26,8 @@ from ztasks.outcome import Outcome, cut, entries
 from ztasks.wire.messages import MAX_ITEMS
 from ztasks.wire.payload import PRIMITIVES, Pickled, dump, pack, pack_primitives
 
-SLICE_SECONDS: Final = 0.005
-"""How much expected work a slice holds: a quarter of what a lane is kept supplied with."""
+SLICE_SECONDS: Final = 0.010
+"""How much expected work a slice holds: half of what a lane is kept supplied with."""
 
 SLICE_BYTES: Final = 1024 * 1024
 """About how many bytes a slice holds."""
@@ -55,7 +55,7 @@ class Map:
         *,
         workers: int,
         ordered: bool = True,
-        has_length: bool = False,
+        length: int | None = None,
         plain: bool = False,
         hint: int = 1,
         window: int | None = None,
@@ -63,7 +63,8 @@ class Map:
         deadline: float | None = None,
         on_end: Callable[[Map], None],
     ) -> None:
-        self.has_length = has_length
+        self.length = length
+        """How many items the input has, if it says so."""
         self.advanced = False
         """Whether the consumer has asked for a result."""
         self.exhausted = False
@@ -186,6 +187,8 @@ class Map:
         seconds = self.task.run_time.seconds
         limit = self._hint if seconds is None else max(1, int(SLICE_SECONDS / seconds))
         limit = min(limit, 4 * self._last_slice, MAX_ITEMS)
+        if self.length is not None:  # smaller ones towards the end, so that all workers finish at once
+            limit = min(limit, (self.length - self._pulled) // (2 * self._workers))
         if self._fixed_window is not None:
             limit = min(limit, -(-self._fixed_window // (2 * self._workers)), self._fixed_window - self.outstanding)
         if self._bytes_each:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Final, NamedTuple
 
+from ztasks.core.endings import poison, timeout
 from ztasks.core.lane import Batch, Lane, LaneState
 from ztasks.core.options import retry_delay
 from ztasks.core.slices import Finished, Slice, State, Task
@@ -23,6 +24,10 @@ from ztasks.wire.payload import Items
 
 RECALL_AFTER: Final = 0.010
 """Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
+
+
+SPLIT_SECONDS: Final = 0.001
+"""Expected work that is worth a message of its own."""
 
 
 class Send(NamedTuple):
@@ -142,12 +147,12 @@ class Ventilator:
         if culprit.crashes < culprit.task.options.crash_retries:
             culprit.crashes += 1
             return [culprit]
-        self._end(culprit, _poison(culprit, how), finished)
+        self._end(culprit, poison(culprit, how), finished)
         return []
 
     def _charge_late(self, culprit: Slice, finished: list[Finished], now: float) -> list[Slice]:
         """A job had to be killed with its worker, since it did not heed its timeout: that is a failure, not a crash."""
-        failure = _timeout(culprit)
+        failure = timeout(culprit)
         if not self._retry(culprit, failure, now):
             self._end(culprit, failure, finished)
         return []
@@ -351,7 +356,7 @@ class Ventilator:
                     slice_.gate.release()
                 break
             queue.popleft()
-            if slice_.count > (2 * credit if lane.budget is None else credit):
+            if slice_.count > credit and (lane.budget is not None or _worth_splitting(slice_, credit)):
                 rest = slice_.part(credit, slice_.count)
                 slice_ = slice_.part(0, credit)
                 queue.appendleft(rest)
@@ -366,6 +371,12 @@ class Ventilator:
         return Batch(task, slices, total, nbytes, lane.dispatched) if slices else None
 
 
+def _worth_splitting(slice_: Slice, credit: int) -> bool:
+    """Tell whether what a slice holds beyond a lane's credit is better given to another lane, or later."""
+    seconds = slice_.task.run_time.seconds
+    return seconds is None or (slice_.count - credit) * seconds > SPLIT_SECONDS
+
+
 def _split_at(slices: list[Slice], offset: int) -> tuple[list[Slice], Slice, list[Slice]]:
     """Split consecutive slices into those before an item, the item itself, and those behind it."""
     for index, slice_ in enumerate(slices):
@@ -376,23 +387,3 @@ def _split_at(slices: list[Slice], offset: int) -> tuple[list[Slice], Slice, lis
             return before, item, after + slices[index + 1 :]
         offset -= slice_.count
     raise AssertionError("the item is not in these slices")
-
-
-def _poison(job: Slice, how: str) -> Failure:
-    """Describe a job whose worker died too often."""
-    name = job.task.options.name or job.task.callable.name
-    message = (
-        f"a job of {name} was given up after {job.crashes + 1} of its workers died while running it "
-        f"(crash_retries={job.task.options.crash_retries}); the last: {how}"
-    )
-    return Failure(0, "poison", "PoisonJob", message, "\n".join(job.history), b"", retry=False)
-
-
-def _timeout(job: Slice) -> Failure:
-    """Describe a job that had to be killed."""
-    options = job.task.options
-    message = (
-        f"a job of {options.name or job.task.callable.name} ran longer than its timeout of {options.timeout} s, did "
-        f"not stop within its grace of {options.grace} s, and was killed with its worker (attempt {job.attempt})"
-    )
-    return Failure(0, "timeout", "JobTimeout", message, "", b"", retry=True)

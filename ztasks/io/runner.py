@@ -81,9 +81,9 @@ class Runner:
             upto = min(position + wanted, end)
             if not self._before_claim() or not self._cell.claim(batch.cut, upto):
                 return
-            if upto - position > 1:
+            begin = self._outbox.claimed_at = perf_counter()
+            if upto - position > 1 or position > batch.position:
                 self._outbox.arm()
-            begin = perf_counter()
             run_some(position, upto - position)
             each = (perf_counter() - begin) / (upto - position)
             self._seconds[batch.key] = each if seconds is None else seconds + 0.5 * (each - seconds)
