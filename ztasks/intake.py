@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
 from ztasks.io.setup import Setup
@@ -38,7 +38,7 @@ def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, .
         list(sys.argv),
         list(preload),
         pickled.data,
-        list(map(bytearray, pickled.buffers)),
+        [bytearray(cast("bytes", buffer)) for buffer in pickled.buffers],
     )
 
 

@@ -52,23 +52,25 @@ class Task(Generic[P, R]):
         return f"<task {self.ztasks_options.name or getattr(self, '__qualname__', self.ztasks_function)}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if self._importable():
+        home = self._home()
+        if home is self:
             return self.__qualname__
-        return Task, (self.ztasks_function, self.ztasks_options)
+        return _copy, (self.ztasks_function if home is None else home, self.ztasks_options)
 
     @property
     def ztasks_shipped(self) -> Any:
-        """What is pickled for a worker: the task itself if it can be imported there, else its function."""
-        return self if self._importable() else self.ztasks_function
+        """What is pickled for a worker: the task that can be imported there, else the function itself."""
+        return self._home() or self.ztasks_function
 
-    def _importable(self) -> bool:
+    def _home(self) -> Task[P, R] | None:
+        """Find the task of this function that can be imported: this one, or the one that it is a copy of."""
         module = getattr(self, "__module__", None)
         if module is None or module == "__main__":
-            return False
+            return None
         found: Any = sys.modules.get(module)
         for part in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, part, None)
-        return found is self
+        return found if isinstance(found, Task) and found.ztasks_function is self.ztasks_function else None
 
     def options(self, **changes: Any) -> Task[P, R]:
         """Return a copy with other options; see `ztasks.Options` for their names. Raises InvalidOption."""
@@ -98,6 +100,11 @@ class Task(Generic[P, R]):
                 "its own). Nothing was lost: use executor.submit(task, ...) or put the call into such a block."
             )
         return executor
+
+
+def _copy(what: Any, options: Options) -> Task[Any, Any]:
+    """Rebuild a task (runs while unpickling)."""
+    return Task(what.ztasks_function if isinstance(what, Task) else what, options)
 
 
 @overload

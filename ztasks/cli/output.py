@@ -43,36 +43,41 @@ class RecordWriter:
         self._lines: list[bytes] = []
         self._size = 0
         self._flushed = 0.0
-        self._lock = threading.Condition()
+        self._closing = False
+        self._lock = threading.Lock()
+        """Held also while writing, for as long as the reader takes."""
         self._late = threading.Event()
         """There are lines that nobody else will write in time."""
-        self._closing = False
+        self._room = threading.Event()
+        """The patient may look again."""
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._flush_late, name="ztasks-output", daemon=True)
         self._thread.start()
 
     def write(self, index: int, line: bytes, *, patient: bool = False) -> None:
         """Write a line when it is its turn. `patient`: wait while very many lines wait for theirs."""
+        while patient and len(self._early) >= MAX_EARLY and not self._ending.is_set():
+            self._room.clear()
+            if len(self._early) >= MAX_EARLY and not self._ending.is_set():
+                self._room.wait()
         with self._lock:
             if self._next is None:
                 self._append(line)
                 return
-            while patient and len(self._early) >= MAX_EARLY and index != self._next and not self._closing:
-                self._lock.wait()
             self._early[index] = line
             while (due := self._early.pop(self._next, None)) is not None:
                 self._next += 1
                 self._append(due)
-            if len(self._early) < MAX_EARLY:
-                self._lock.notify_all()
+        self._room.set()
 
     def release(self) -> None:
-        """Let no one wait for a turn any more: the run is ending."""
-        with self._lock:
-            self._closing = True
-            self._lock.notify_all()
+        """Let no one wait for a turn any more: the run is ending. Never waits, even while a write does."""
+        self._ending.set()
+        self._room.set()
 
     def close(self) -> None:
         """Write all there is, also what still waits for its turn, and stop."""
+        self._closing = True
         self.release()
         self._late.set()
         self._thread.join()
@@ -107,14 +112,12 @@ class RecordWriter:
         """The thread: write what was added too soon after a write, 50 ms later."""
         while True:
             self._late.wait()
+            self._late.clear()
+            self._ending.wait(max(0.0, self._flushed + FLUSH_SECONDS - monotonic()))
+            with self._lock:
+                self._flush()
             if self._closing:
                 return
-            self._late.clear()
-            with self._lock:
-                pause = self._flushed + FLUSH_SECONDS - monotonic()
-                if pause > 0:
-                    self._lock.wait_for(lambda: self._closing, pause)
-                self._flush()
 
 
 def write_all(file: int, data: bytes) -> None:

@@ -102,8 +102,8 @@ class Head:
         """Hand over a slice to run, or something to call in the head's thread."""
         self.inbox.append(item)
         # A wake-up takes the interpreter away from the caller, for longer than the whole rest of a submit.
+        # Only the thread itself resets `_asleep`: a KeyboardInterrupt between the two would leave it asleep for ever.
         if self._asleep and (self._hungry or type(item) is not Slice):
-            self._asleep = False
             self._wakeup.set()
 
     def post_close(self, *, cancel_waiting: bool = False) -> None:
@@ -163,8 +163,7 @@ class Head:
             now = monotonic()
             busy = self._read_sink(now)
             busy = self._read_inbox() or busy
-            for send in ventilator.dispatch(now):
-                self._send(send)
+            self._dispatch(now)
             if busy and now - looked < LOOK_EVERY:
                 continue
             looked = now
@@ -189,8 +188,7 @@ class Head:
             due.append(watch.keep_time(now))
         for lane in ventilator.recallable(now):
             watch.recall(lane.number, now)
-        for send in ventilator.dispatch(now):
-            self._send(send)
+        self._dispatch(now)
         due.append(ventilator.next_event(now))
         if self._stop_since is not None:
             due.append(max(0.0, self._stop_next - now))
@@ -252,6 +250,11 @@ class Head:
         self._watch.kill_all()
 
     # --- lanes ---
+
+    def _dispatch(self, now: float) -> None:
+        """Send what shall be sent. A frame of its own: the loop's would hold the last batch while it sleeps."""
+        for send in self._ventilator.dispatch(now):
+            self._send(send)
 
     def _send(self, send: Send) -> None:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""

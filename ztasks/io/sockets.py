@@ -15,7 +15,7 @@ from typing import Any, Final
 import zmq
 
 from ztasks.errors import WireError
-from ztasks.wire.payload import Buffer
+from ztasks.wire import payload
 
 LINGER_MS: Final = 1000
 """How long a closing socket may try to hand over what it still holds."""
@@ -42,12 +42,13 @@ class Socket:
         """Tell whether a message is there."""
         return int(self.raw.get(zmq.EVENTS)) & zmq.POLLIN != 0
 
-    def send(self, *frames: Buffer) -> bool:
+    def send(self, *frames: Any) -> bool:
         """Send frames as one message, by copy and without blocking; False if there is no peer."""
         raw, last = self.raw, len(frames) - 1
         try:
             for index, frame in enumerate(frames):
-                raw.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0))
+                # A Frame is ZeroMQ's own message: sending it only counts a reference.
+                raw.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0), copy=type(frame) is not zmq.Frame)
         except zmq.Again:
             return False
         return True
@@ -156,6 +157,14 @@ class Sockets:
                 ResourceWarning,
                 stacklevel=2,
             )
+
+
+def _hold(buffer: memoryview) -> zmq.Frame:
+    """Copy a buffer into a message of ZeroMQ's: the one copy between the caller's memory and the kernel's."""
+    return zmq.Frame(buffer, copy=True)
+
+
+payload.hold_with(_hold)
 
 
 def wait_readable(*sockets: Socket) -> list[Socket]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from ztasks.errors import CallNotPicklable
@@ -97,10 +97,18 @@ def _pickle(function: Any) -> ShippedCallable:
             ) from error
     from hashlib import blake2b  # late: it loads OpenSSL, and is not needed before the first job
 
+    by_reference = by_reference and _is_imported(function)
     shipped = ShippedCallable(blake2b(pickled, digest_size=16).digest(), pickled, describe(function), by_reference)
-    if by_reference and type(function) in (FunctionType, BuiltinFunctionType, type):
+    if by_reference:
         _remember(_by_reference, function, shipped)
     return shipped
+
+
+def _is_imported(function: Any) -> bool:
+    """Tell whether a pickle is nothing but a name; that of `{}.get`, a partial or a bound method holds values, too."""
+    if type(function) is BuiltinFunctionType:
+        return isinstance(function.__self__, ModuleType | type | None)
+    return type(function) in (FunctionType, type) or hasattr(function, "ztasks_function")  # a task travels by its name
 
 
 def _remember(cache: dict[Any, Any], key: object, value: object) -> None:
@@ -130,9 +138,9 @@ def _fingerprint(function: FunctionType, references: list[object], seen: set[Fun
     `references` receives the objects whose identities are in it; `seen` are the functions already walked through.
     """
     seen.add(function)
-    parts: list[Any] = [function.__code__, function.__qualname__]
-    values: list[object] = [function.__defaults__]
-    values += (function.__kwdefaults__ or {}).values()
+    keywords = function.__kwdefaults__ or {}
+    parts: list[Any] = [function.__code__, function.__qualname__, *keywords, *function.__dict__]
+    values: list[object] = [*(function.__defaults__ or ()), *keywords.values()]
     values += function.__dict__.values()
     for cell in function.__closure__ or ():
         try:

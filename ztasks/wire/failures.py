@@ -27,7 +27,7 @@ def raised(offset: int, error: BaseException) -> Failure:
         return Failure(offset, "timeout", "JobTimeout", _message(error), _traceback(error), b"", retry=True)
     try:
         pickled = _pickle(error)
-    except Exception:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
+    except BaseException:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
         pickled = b""
     return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry=True)
 
@@ -107,16 +107,20 @@ def _pickle(error: BaseException) -> bytes:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    plain = kind.__module__ in ("builtins", "__main__")
+    return _encodable(kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        return _encodable(str(error))
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not hide the error
         return "<its __str__ raised>"
+
+
+def _encodable(text: str) -> str:
+    """Escape lone surrogates, as they stand for undecodable bytes of file names: a message holds UTF-8 only."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_ours(module: object) -> bool:
@@ -131,6 +135,6 @@ def _traceback(error: BaseException) -> str:
     while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
         trace = trace.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # noqa: BLE001 - an exception that cannot even be formatted
+        return _encodable("".join(traceback.format_exception(type(error), error, trace)))
+    except BaseException:  # noqa: BLE001 - an exception that cannot even be formatted
         return f"{_type_name(error)}: {_message(error)}\n"

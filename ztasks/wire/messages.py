@@ -15,6 +15,7 @@ to say one attempt.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, Literal
 
 import msgspec
@@ -152,13 +153,15 @@ encode = _encoder.encode
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 _control: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
+_MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: a string may not be UTF-8, and what is skipped may be nested without end."""
 
 
 def decode_to_worker(header: bytes) -> ToWorker:
     """Decode a header that came down a lane; raises WireError."""
     try:
         return _to_worker.decode(header)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         raise WireError(f"a message on the lane does not follow the protocol: {error}") from error
 
 
@@ -166,7 +169,7 @@ def decode_from_worker(header: bytes) -> FromWorker:
     """Decode a header that came in on the sink; raises WireError."""
     try:
         return _from_worker.decode(header)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         raise WireError(f"a message on the sink does not follow the protocol: {error}") from error
 
 
@@ -174,7 +177,7 @@ def decode_control(header: bytes) -> Control:
     """Decode a header that came in on the control channel; raises WireError."""
     try:
         return _control.decode(header)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         raise WireError(f"a message on control does not follow the protocol: {error}") from error
 
 
@@ -194,3 +197,21 @@ def check_items(message: Batch | Results, payload_size: int) -> None:
         raise WireError(f"{message.count} items came without a size table")
     if buffers is not None and (len(buffers) != message.count or min(buffers) < 0):
         raise WireError(f"the buffer table does not fit {message.count} items")
+    if type(message) is Results:
+        _check_outcomes(message)
+
+
+def _check_outcomes(results: Results) -> None:
+    """Check that failures and measurements fit the items of a report; raises WireError."""
+    count, last = results.count, -1
+    for failure in results.failures:
+        if not last < failure.offset < count:
+            raise WireError(
+                f"a failure of item {failure.offset} after one of item {last}, in a report of {count} items"
+            )
+        last = failure.offset
+    for table in (results.started, results.seconds):
+        if table is not None and len(table) != count:
+            raise WireError(f"{len(table)} measurements came with {count} items")
+    if not (0 <= results.busy < inf and 0 <= results.idle < inf):
+        raise WireError(f"a worker was busy for {results.busy} s and idle for {results.idle} s")

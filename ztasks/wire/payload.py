@@ -10,8 +10,8 @@ wholly of immutable built-in types share one list pickle, which costs a tenth.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from ztasks.wire.messages import Form
 
@@ -21,7 +21,21 @@ OUT_OF_BAND: Final = 64 * 1024
 PRIMITIVES: Final = frozenset({int, float, str, bytes, bool, type(None)})
 """The exact types whose values may share one list pickle: immutable, and holding no reference to anything else."""
 
-Buffer = bytes | bytearray | memoryview
+
+class Buffer(Protocol):
+    """Memory of a known size: bytes, a bytearray, a memoryview, or a message of the transport's."""
+
+    def __len__(self) -> int: ...
+
+
+_hold: Callable[[memoryview], Buffer] = bytearray
+"""Copies a buffer to where it stays until it has been sent, and can be sent again."""
+
+
+def hold_with(copy: Callable[[memoryview], Buffer]) -> None:
+    """Let the transport provide the memory for out-of-band buffers, which saves copying them once more."""
+    global _hold
+    _hold = copy
 
 
 class Pickled(NamedTuple):
@@ -44,9 +58,7 @@ def dump(value: object, *, answering: bool = False) -> Pickled:
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True  # in-band
-        # A copy that can be written to: what was a writable array shall arrive as one, and a view would show later
-        # writes of the caller.
-        buffers.append(bytearray(raw) if not raw.readonly else bytes(raw))
+        buffers.append(_hold(raw))  # a copy: a view would show later writes of the caller
         return False
 
     try:
