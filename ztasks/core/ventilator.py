@@ -301,10 +301,13 @@ class Ventilator:
         """Return what shall be sent now, and enter it in the books."""
         self._wake_delayed(now)
         sends: list[Send] = []
+        shares: dict[Task, int] = {}
         while self._open and self._round:
             number, lane = next(reversed(self._open.items()))
             task = self._round[0]
-            batch = self._take(task, lane)
+            if task not in shares:  # all lanes shall get some of what is there
+                shares[task] = -(-task.queued // max(1, self._ready))
+            batch = self._take(task, lane, shares[task])
             if not task.queue:
                 self._round.popleft()
                 task.waiting = False
@@ -336,10 +339,9 @@ class Ventilator:
         self.pending -= sum(job.count for job in due)
         self.on_submit(due)
 
-    def _take(self, task: Task, lane: Lane) -> Batch | None:
+    def _take(self, task: Task, lane: Lane, share: int) -> Batch | None:
         """Take from a task's queue what the lane's credit allows, at least one item; None if all was cancelled."""
         room = lane.room()
-        share = -(-task.queued // max(1, self._ready))  # all lanes shall get some of what is there
         credit = min(lane.credit(task), max(1, share), MAX_ITEMS)
         queue = task.queue
         slices: list[Slice] = []
