@@ -154,21 +154,20 @@ class Map:
     def _advance(self, items: list[Any], wanted: int) -> None:
         """Pull `wanted` items. What can change is pickled at once: a generator may reuse it for the next."""
         append = items.append
+        source: Iterator[Any] = islice(self._source, wanted)
         if self._plain and self._kept is None:
-            start = len(items)
-            items.extend(islice(self._source, wanted))
-            if not PRIMITIVES.issuperset(map(type, items)):
-                for place in range(start, len(items)):
-                    if type(items[place]) not in PRIMITIVES:
-                        items[place] = self._pickle(items[place], self._pulled + place)
-            return
+            pulled = list(source)
+            if PRIMITIVES.issuperset(map(type, pulled)):
+                items += pulled
+                return
+            source = iter(pulled)
         if self._kept is not None:
             index = self._pulled + len(items)
-            for index, item in enumerate(islice(self._source, wanted), index):  # noqa: B020
+            for index, item in enumerate(source, index):  # noqa: B020
                 append(item if type(item) in PRIMITIVES else self._pickle(item, index))
                 self._kept[index] = item
             return
-        for item in islice(self._source, wanted):
+        for item in source:
             if type(item) in PRIMITIVES:
                 append(item)
             else:

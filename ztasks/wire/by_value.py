@@ -64,7 +64,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if key is None:
             key = uuid.uuid4().hex
             _remember(obj, key)
-        return _receive_class, (key, reduced[0], reduced[1]), *reduced[2:]
+        make, args = reduced[:2]
+        if "__slots__" in vars(obj) and args[0] is type(obj):
+            args[3]["__slots__"] = obj.__slots__  # type: ignore[attr-defined]  # cloudpickle's copy would have none
+        return _receive_class, (key, make, args), *reduced[2:]
 
 
 def dumps(
