@@ -73,7 +73,9 @@ class Stopper:
             elif not self.killed.is_set():
                 self.interrupted = self.interrupted or word == "interrupt"
                 self.killed.set()
-                threading.Thread(target=self._kill, name="ztasks-kill", daemon=True).start()
+                killer = threading.Thread(target=self._kill, name="ztasks-kill", daemon=True)
+                killer.start()
                 if not self._ended.wait(KILL_SECONDS):
+                    killer.join(KILL_SECONDS / 7)  # it is the main thread that is stuck: let the executor be closed
                     self._last_words()
                     os._exit(self._exit_code())

@@ -181,7 +181,7 @@ class Head:
     def _look_after_workers(self, now: float) -> float | None:
         """Bury the dead, keep time, take back stuck work; return in how many seconds to look again, or None."""
         ventilator, watch = self._ventilator, self._watch
-        due = [watch.bury(self._sockets, now, replace=self._wants_replacement)]
+        due = [watch.bury(self._sockets, now, replace=self._wants_replacement), watch.open_connected()]
         if self._broken is not None:
             self._fail_waiting(self._broken)
         if ventilator.timed:

@@ -22,6 +22,10 @@ class LaneSocket:
         self.watched: int | None = None
         """The descriptor that tells of the worker's end."""
 
+    def connected(self) -> bool:
+        """Tell whether the worker is connected: its word on the sink may be quicker than its connection here."""
+        return self._sock.writable()
+
     def send(self, *frames: Any) -> bool:
         """Send frames as one message; False if the worker has gone."""
         return self._sock.send(*frames)

@@ -42,6 +42,10 @@ class Socket:
         """Tell whether a message is there."""
         return int(self.raw.get(zmq.EVENTS)) & zmq.POLLIN != 0
 
+    def writable(self) -> bool:
+        """Tell whether a message could be sent now: whether there is a peer."""
+        return int(self.raw.get(zmq.EVENTS)) & zmq.POLLOUT != 0
+
     def send(self, *frames: Any) -> bool:
         """Send frames as one message, by copy and without blocking; False if there is no peer."""
         raw, last = self.raw, len(frames) - 1

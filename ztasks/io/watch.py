@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 DRAIN_SECONDS: Final = 0.100
 """How long the sink is drained after a worker's death for what it had sent."""
 
-DRAIN_STEP: Final = 0.001
+LOOK_STEP: Final = 0.001
+"""How soon to look again for what is about to happen."""
 
 START_FAILURES: Final = 3
 """After so many workers in a row have died before they were ready, no more are started."""
@@ -66,6 +67,8 @@ class Watch:
         """Workers that have ended, by lane, and until when the sink is drained for what they had sent."""
         self._timed_out: set[int] = set()
         """Lanes whose worker was killed because its job did not heed its timeout."""
+        self._connecting: set[int] = set()
+        """Lanes whose worker is ready, but not yet connected: what is sent to it now would get nowhere."""
         self._next_lane = 0
         self._start_failures = 0
 
@@ -102,7 +105,15 @@ class Watch:
         if worker is not None:
             worker.ready = True
             self._start_failures = 0
-            self._ventilator.on_ready(number)
+            self._connecting.add(number)
+
+    def open_connected(self) -> float | None:
+        """Open the lanes whose workers are ready and connected; return in how many seconds to look again, or None."""
+        for number in list(self._connecting):
+            if self.lanes[number].connected():
+                self._connecting.discard(number)
+                self._ventilator.on_ready(number)
+        return LOOK_STEP if self._connecting else None
 
     def on_start_failed(self, number: int, failure: Failure) -> None:
         """A worker has come up, but its preload or initializer raised, and would raise in the next one too."""
@@ -158,7 +169,7 @@ class Watch:
             self._bury_one(worker, sockets, now)
             if replace():
                 self.attach(self.spawn(), sockets)
-        return DRAIN_STEP if self._dying else None
+        return LOOK_STEP if self._dying else None
 
     def _bury_one(self, worker: WorkerProcess, sockets: Sockets, now: float) -> None:
         number = worker.lane
@@ -174,6 +185,7 @@ class Watch:
         for outcome in self._ventilator.on_lost(number, cursor if cursor >= 0 else None, how, now, late=late):
             deliver(outcome, None, None, worker.pid)
         ready, tail = worker.ready, worker.tail
+        self._connecting.discard(number)
         self.lanes.pop(number).close(sockets)
         self.crew.forget(worker)
         if not ready and not leaving:

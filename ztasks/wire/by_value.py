@@ -65,8 +65,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             key = uuid.uuid4().hex
             _remember(obj, key)
         make, args = reduced[:2]
-        if "__slots__" in vars(obj) and args[0] is type(obj):
-            args[3]["__slots__"] = obj.__slots__  # type: ignore[attr-defined]  # cloudpickle's copy would have none
+        slots = vars(obj).get("__slots__")
+        if slots and args[0] is type(obj):
+            args[3]["__slots__"] = slots  # cloudpickle's copy would have none, and could not come back
         return _receive_class, (key, make, args), *reduced[2:]
 
 
