@@ -361,6 +361,8 @@ def _after_fork() -> None:
     """In a forked child: no executor of the parent's may be used, closed or waited for here."""
     for executor in list(_executors):
         executor._refuse = forked
+    for head in _heads:
+        head.after_fork()
     _heads.clear()
 
 

@@ -96,6 +96,11 @@ class WorkerProcess:
         self.exit_code = self._process.wait()
         return self.exit_code
 
+    def let_go(self) -> None:
+        """In a forked child of the parent: close its copy of the lifeline; the worker's life must not hang on it."""
+        with contextlib.suppress(OSError):
+            os.close(self._lifeline)
+
     def close(self) -> None:
         """Release its descriptors and its cell (after `reap`)."""
         self._close_output()

@@ -14,6 +14,7 @@ class CurrentJob(NamedTuple):
     attempt: int
     """1 for the first."""
     max_attempts: int
+    """If this attempt fails with that number, the job has failed."""
     deadline: float | None
     """When its timeout strikes, on the clock of `time.monotonic()`; None without a timeout."""
 

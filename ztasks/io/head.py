@@ -114,6 +114,13 @@ class Head:
         """Kill all workers at once, fail what is not done, and end."""
         self.post(self._kill_all)
 
+    def after_fork(self) -> None:
+        """In a forked child: let go of what must end with the parent, whether or not the child lives on."""
+        self._rundir.let_go()
+        if hasattr(self, "_watch"):
+            for worker in list(self._watch.crew.workers.values()):
+                worker.let_go()
+
     # --- the thread ---
 
     def _run(self) -> None:

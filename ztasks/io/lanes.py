@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ztasks.core.slices import Slice
@@ -52,8 +53,8 @@ class LaneSocket:
             items.buffer_counts,
             task.map_number,
             first.first if task.map_number else [slice_.first for slice_ in slices],
-            first.attempt if len(slices) == 1 else [slice_.attempt for slice_ in slices],
-            options.retries + 1,
+            _of_each(slices, lambda slice_: slice_.attempt),
+            _of_each(slices, lambda slice_: options.retries + 1 + slice_.crashes),
             options.timeout,
             task.detail,
             payload := inline(items.data),
@@ -75,6 +76,12 @@ class LaneSocket:
         """Close the socket of a worker that has gone: what it still holds has no reader."""
         self.close_watched()
         sockets.close_one(self._sock, linger=0)
+
+
+def _of_each(slices: list[Slice], number: Callable[[Slice], int]) -> list[int] | int:
+    """Return a number of each slice, or the one number that all have."""
+    numbers = [number(slice_) for slice_ in slices]
+    return numbers[0] if numbers.count(numbers[0]) == len(numbers) else numbers
 
 
 def _pack_jobs(slices: list[Slice]) -> Items:

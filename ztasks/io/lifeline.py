@@ -3,6 +3,9 @@
 What it must hold: when the parent dies, however it dies, its workers' process groups are gone at once, also while a job
 holds the interpreter. So the kernel does it: the worker leads a process group, and its end of the pipe is set up to
 send SIGKILL to that group when the pipe's other end closes.
+
+PR_SET_PDEATHSIG is left alone on purpose: it would kill the worker before the pipe closes, its end of the pipe would go
+with it, and nobody would be left to be told to kill the rest of the group (docs/decisions/0008).
 """
 
 from __future__ import annotations
@@ -12,9 +15,6 @@ import os
 import select
 import signal
 import sys
-from typing import Final
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def hold(descriptor: int) -> None:
@@ -24,19 +24,11 @@ def hold(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
-        _die_with_parent()
     else:
         _watch(descriptor)
     readable, _, _ = select.select([descriptor], [], [], 0)
     if readable:  # the parent was gone before the pipe was set up
         os._exit(1)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the thread that started it (the head's) ends."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _watch(descriptor: int) -> None:

@@ -46,6 +46,10 @@ class RunDir:
         """Return the path of a file in the directory."""
         return os.path.join(self.path, name)
 
+    def let_go(self) -> None:
+        """In a forked child: close its copy of the lock; the parent's stays locked."""
+        os.close(self._lock)
+
     def close(self) -> None:
         """Remove the directory and all in it."""
         remove(self.path)

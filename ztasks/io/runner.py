@@ -199,12 +199,13 @@ class Runner:
         if batch is None or self._forked:
             return None
         offset = self._cell.fields[CURSOR] - batch.position
-        indices, attempts = batch.indices, batch.attempts
+        indices, attempts, limits = batch.indices, batch.attempts, batch.max_attempts
         number = indices + offset if isinstance(indices, int) else indices[offset]
         attempt = attempts if isinstance(attempts, int) else attempts[offset]
         name = f"{batch.map_number}.{number}" if batch.map_number else str(number)
         deadline = None if batch.timeout is None else self._cell.fields[STARTED] / 1e9 + batch.timeout
-        return CurrentJob(name, attempt, batch.max_attempts, deadline)
+        max_attempts = limits if isinstance(limits, int) else limits[offset]
+        return CurrentJob(name, attempt, max_attempts, deadline)
 
     def _after_fork(self) -> None:
         """In a child forked by a job: it must not write to the cell, nor go on with the worker's jobs."""

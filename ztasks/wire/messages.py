@@ -82,7 +82,8 @@ class Batch(Struct, tag="batch", frozen=True):
     indices: list[int] | int
     """The job numbers of submitted jobs, or the index of the first item of a slice."""
     attempts: list[int] | int
-    max_attempts: int
+    max_attempts: list[int] | int
+    """The attempt with which each job's retries are used up, given how often its worker has died."""
     timeout: float | None
     """Seconds that each job may run, or None."""
     detail: bool

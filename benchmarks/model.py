@@ -1,0 +1,66 @@
+"""What a measure produces: rows with goals, and samples that belong to rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.contestants.base import Contestant
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A limit for a row of ztasks: on the ratio ztasks / peer, or on the value itself when `peer` is None.
+
+    Whether it is a lower or an upper limit follows from the row: "at least" where higher is better.
+    """
+
+    limit: float
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of figures: a key that samples name, a title with what was run, the goals of the design."""
+
+    key: str
+    title: str
+    unit: str
+    higher_is_better: bool = True
+    digits: int = 0
+    goals: tuple[Goal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One figure of one contestant in one round; `jobs` is how many jobs it was taken from."""
+
+    row: str
+    value: float
+    jobs: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of a measure depends on, besides the contestant."""
+
+    workers: int = 2
+    quick: bool = False
+
+    def scaled(self, jobs: int) -> int:
+        """The number of jobs to run: a tenth of `jobs` with `--quick`."""
+        return max(1, jobs // 10) if self.quick else jobs
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure: its rows, and a generator that yields samples for them.
+
+    `run` gets a contestant that is open and warm, unless `opens_itself` is set.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    run: "Callable[[Contestant, Settings], Iterator[Sample]]"
+    opens_itself: bool = False

@@ -1,0 +1,625 @@
+"""A ventilator among fakes: a checker of all its books, and workers whose every message goes through the real codec.
+
+`Rig` plays the head: it feeds events to the ventilator and sends what `dispatch` returns. After each event it compares
+what the owners were told with what it expected (`_settle`: nothing missing, nothing more), and checks all books.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from ztasks.core.lane import MAX_BYTES, Lane, LaneState
+from ztasks.core.options import Options
+from ztasks.core.slices import RunTime, Slice, State, Task
+from ztasks.core.ventilator import SPLIT_SECONDS, Send, Ventilator
+from ztasks.io.deliver import Segment, cancel, deliver
+from ztasks.io.lanes import LaneSocket
+from ztasks.wire.callables import ship
+from ztasks.wire.messages import (
+    MAX_ITEMS,
+    Batch,
+    Failure,
+    Results,
+    check_items,
+    decode_from_worker,
+    decode_to_worker,
+    encode,
+    inline,
+)
+from ztasks.wire.payload import Items, Pickled, dump, dump_call, load, pack, pack_primitives
+
+Item = tuple[int, int]
+"""Names a job: its map's number (0: submitted) and its index or number."""
+
+
+def tell(number: int, index: int, *ballast: object) -> Item:
+    """The task of submitted jobs and of maps of shape `star`."""
+    return number, index
+
+
+def triple(index: int) -> int:
+    """The task of maps of shape `one`, whose items share a list pickle."""
+    return 3 * index
+
+
+class Gate:
+    """A lock that notices when it is released without having been acquired."""
+
+    def __init__(self) -> None:
+        self.held = False
+
+    def acquire(self, blocking: bool = True, /) -> bool:
+        if self.held:
+            assert not blocking, "this would block for ever"
+            return False
+        self.held = True
+        return True
+
+    def release(self) -> None:
+        assert self.held, "a gate was released that nobody held"
+        self.held = False
+
+
+@dataclass
+class Record:
+    """What must be true of one job, told from the outside."""
+
+    task: Task
+    owner: Any
+    gate: Gate | None
+    failures: int = 0
+    """How often it failed and was to be tried again."""
+    crashes: int = 0
+    """How often it was running when its worker died, and was to be tried again."""
+    starts: int = 0
+    lost: int = 0
+    """Starts whose outcome died with the worker."""
+    late: int = 0
+    """Of those, how many were for the job's lateness: failures, too."""
+    end: str | None = None
+
+
+# --- owners ---
+
+
+class JobOwner:
+    """Stands for a future: notes how its job ended."""
+
+    def __init__(self, item: Item, ended: list[tuple[Item, str]]) -> None:
+        self.item = item
+        self.ended = ended
+
+    def succeed(self, data: bytes, buffers: list[Any]) -> None:
+        assert load(data, buffers) == self.item, "it got another job's result"
+        self.ended.append((self.item, "done"))
+
+    def fail(self, failure: Failure) -> None:
+        self.ended.append((self.item, how_it_failed(failure, self.item)))
+
+    def cancelled_by_head(self) -> None:
+        self.ended.append((self.item, "cancelled"))
+
+
+class MapOwner:
+    """Stands for a map: notes how each of its items ended."""
+
+    def __init__(self, number: int, shape: str, ended: list[tuple[Item, str]]) -> None:
+        self.number = number
+        self.shape = shape
+        self.ended = ended
+
+    def arrive(self, segment: Segment) -> None:
+        values = list(segment.items.values()) if segment.items is not None else None
+        for place in range(segment.count):
+            item = self.number, segment.first + place
+            if place in segment.missing:
+                continue
+            if place in segment.failures:
+                self.ended.append((item, how_it_failed(segment.failures[place], item)))
+                continue
+            assert values is not None, "an item without failure came without a result"
+            assert values[place] == (item if self.shape == "star" else triple(item[1])), "another item's result"
+            self.ended.append((item, "done"))
+
+    def abandon(self, first: int, count: int, error: BaseException | None) -> None:
+        assert error is None
+        self.ended += [((self.number, index), "cancelled") for index in range(first, first + count)]
+
+
+def how_it_failed(failure: Failure, item: Item) -> str:
+    if failure.kind in ("poison", "timeout"):
+        return failure.kind
+    assert failure.message == str(item), "it got another job's failure"
+    return "failed"
+
+
+# --- the worker ---
+
+
+class Given(NamedTuple):
+    """One item, as the worker got it."""
+
+    position: int
+    item: Item
+    attempt: int
+    call: Callable[[], Any]
+    batch: Batch
+
+
+class FakeWorker:
+    """A worker and its claim cell. It is the socket of its lane, too: what is sent down is decoded at once."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.cut = 0
+        self.claimed = 0
+        self.cursor: int | None = None
+        self.waiting: deque[Given] = deque()
+        """Received and not claimed; what was recalled is dropped when it comes up, as it is of an older cut."""
+        self.to_run: deque[Given] = deque()
+        """Claimed and not begun."""
+        self.unsent: list[tuple[Given, object]] = []
+        """Run and not reported: a value, or a Failure."""
+        self.lane = LaneSocket(self)  # type: ignore[arg-type]
+        self._functions: dict[bytes, Any] = {}
+        self._expected = 0
+
+    def send(self, *frames: Any) -> bool:
+        """Take in a message as the worker does, and insist that it is well-formed."""
+        header, *rest = [bytearray(frame) for frame in frames]
+        batch = decode_to_worker(bytes(header))
+        assert isinstance(batch, Batch)
+        assert (batch.cut, batch.position) == (self.cut, self._expected), "not what comes next on this lane"
+        self._expected += batch.count
+        for key in batch.forget:
+            del self._functions[key]
+        if batch.ships:
+            assert batch.key not in self._functions, "the callable was there already"
+            self._functions[batch.key] = load(bytes(rest.pop(0)))
+        data = bytes(rest.pop(0)) if batch.payload is None else batch.payload
+        assert len(rest) == sum(batch.buffers or ())
+        check_items(batch, len(data))
+        items = Items(batch.form, batch.count, data, batch.sizes, batch.buffers, rest, batch.skip)
+        values = list(items.values())
+        assert len(values) == batch.count
+        self.waiting += [self._given(batch, offset, value) for offset, value in enumerate(values)]
+        return True
+
+    def _given(self, batch: Batch, offset: int, value: Any) -> Given:
+        function = self._functions[batch.key]
+        args = value[0] if batch.shape == "call" else value if batch.shape == "star" else (value,)
+        index = batch.indices + offset if isinstance(batch.indices, int) else batch.indices[offset]
+        attempt = batch.attempts if isinstance(batch.attempts, int) else batch.attempts[offset]
+        item = batch.map_number, index
+        assert (args[:2] if batch.shape != "one" else (batch.map_number, *args)) == item, "another item's arguments"
+        return Given(batch.position + offset, item, attempt, lambda: function(*args), batch)
+
+    def recalled(self) -> tuple[int, int]:
+        """The cell, when its parent recalls: return what has been claimed, and how many items are taken back."""
+        current = sum(given.batch.cut == self.cut for given in self.waiting)
+        self.cut += 1
+        self._expected = self.claimed
+        return self.claimed, current
+
+    def claim(self, count: int) -> None:
+        """Claim up to so many items of the next batch."""
+        assert not self.to_run
+        while self.waiting and self.waiting[0].batch.cut != self.cut:
+            self.waiting.popleft()
+        while self.waiting and len(self.to_run) < count:
+            if self.to_run and self.waiting[0].batch is not self.to_run[0].batch:
+                break
+            self.to_run.append(self.waiting.popleft())
+            self.claimed = self.to_run[-1].position + 1
+
+    def begin(self) -> Given:
+        """Begin the next claimed item."""
+        given = self.to_run.popleft()
+        self.cursor = given.position
+        return given
+
+    def take_report(self, count: int, seconds: float, idle: float) -> tuple[list[bytes], list[tuple[Given, object]]]:
+        """Make the message that reports the first so many outcomes."""
+        sent, self.unsent = self.unsent[:count], self.unsent[count:]
+        first, batch = sent[0][0], sent[0][0].batch
+        values = [None if isinstance(outcome, Failure) else outcome for _, outcome in sent]
+        items = (pack_primitives(values) if batch.map_number else None) or pack([dump(value) for value in values])
+        failures = [
+            Failure(offset, outcome.kind, "Failed", outcome.message, "", b"", outcome.retry)
+            for offset, (_, outcome) in enumerate(sent)
+            if isinstance(outcome, Failure)
+        ]
+        measured = [seconds] * len(sent) if batch.detail else None
+        header = Results(
+            self.number, first.position, len(sent), items.form, items.sizes, items.buffer_counts, failures,
+            seconds * len(sent), idle, measured, measured, 0, payload := inline(items.data),
+        )  # fmt: skip
+        return [encode(header), *([items.data] if payload is None else []), *map(bytes, items.buffers)], sent
+
+
+# --- the rig ---
+
+
+@dataclass
+class Rig:
+    """The head's part: events in, sends out, and after each event everything is checked."""
+
+    tasks: list[Task] = field(default_factory=list)
+    workers: dict[int, FakeWorker] = field(default_factory=dict)
+    records: dict[Item, Record] = field(default_factory=dict)
+    jobs: list[Slice] = field(default_factory=list)
+    cancelling: list[Slice] = field(default_factory=list)
+    """Their owners have acquired the gate and told nobody yet."""
+    ended: list[tuple[Item, str]] = field(default_factory=list)
+    """What the owners were told, and nobody has asserted yet."""
+    budgets: dict[int, int | None] = field(default_factory=dict)
+    now: float = 0.0
+    failed: bool = False
+    """Whether a check has failed: what comes after that says nothing new."""
+
+    def __post_init__(self) -> None:
+        self.ventilator = Ventilator(lambda: 0.5)
+        self._lanes = 0
+
+    # --- tasks and work ---
+
+    def task(self, shape: str = "call", *, map_number: int = 0, detail: bool = False, **options: Any) -> Task:
+        function = triple if shape == "one" else tell
+        run_time = self.tasks[0].run_time if self.tasks and not detail else RunTime()
+        task = Task(
+            ship(function), Options(**options), shape,  # type: ignore[arg-type]
+            map_number=map_number, detail=detail, run_time=run_time,
+        )  # fmt: skip
+        self.tasks.append(task)
+        return task
+
+    def submit(self, task: Task, count: int = 1, ballast: int = 0) -> list[Slice]:
+        """Submit jobs; each carries `ballast` bytes out of band."""
+        slices = []
+        for _ in range(count):
+            item = 0, len(self.records)
+            filler = (pickle.PickleBuffer(bytearray(ballast)),) if ballast else ()
+            gate, owner = Gate(), JobOwner(item, self.ended)
+            slices.append(Slice(task, owner, item[1], 1, dump_call((*item, *filler), {}), gate))
+            self.records[item] = Record(task, owner, gate)
+        self.jobs += slices
+        self.ventilator.on_submit(slices)
+        self._settle()
+        return slices
+
+    def submit_slice(self, task: Task, count: int) -> Slice:
+        """Submit the next so many items of a map, in the form that its shape allows."""
+        number = task.map_number
+        taken = [item for item, record in self.records.items() if record.task is task]
+        first = len(taken)
+        owner = self.records[taken[0]].owner if taken else MapOwner(number, task.shape, self.ended)
+        indices = range(first, first + count)
+        if task.shape == "one":
+            items = pack_primitives(list(indices))
+        else:
+            items = pack([dump((number, index)) for index in indices])
+        assert items is not None
+        for index in indices:
+            self.records[number, index] = Record(task, owner, None)
+        slice_ = Slice(task, owner, first, count, items)
+        self.ventilator.on_submit([slice_])
+        self._settle()
+        return slice_
+
+    # --- workers ---
+
+    def start(self, budget: int | None = None, *, ready: bool = True) -> FakeWorker:
+        number, self._lanes = self._lanes, self._lanes + 1
+        worker = self.workers[number] = FakeWorker(number)
+        self.budgets[number] = budget
+        self.ventilator.on_starting(number, budget)
+        if ready:
+            self.ventilator.on_ready(number)
+        self._settle()
+        return worker
+
+    def ready(self, worker: FakeWorker) -> None:
+        self.ventilator.on_ready(worker.number)
+        self._settle()
+
+    def leave(self, worker: FakeWorker) -> None:
+        self.ventilator.on_leaving(worker.number)
+        self._settle()
+
+    def books(self, worker: FakeWorker) -> Lane:
+        return self.ventilator.lanes[worker.number]
+
+    def dispatch(self) -> list[Send]:
+        sends = self.ventilator.dispatch(self.now)
+        for send in sends:
+            check_send(send)
+            assert self.workers[send.lane.number].lane.send_batch(send)
+        for lane in {send.lane.number: send.lane for send in sends}.values():
+            if lane.budget == 0:
+                self.ventilator.on_leaving(lane.number)
+        self._settle()
+        return sends
+
+    def claim(self, worker: FakeWorker, count: int) -> None:
+        """The worker claims; what it has run of an earlier batch it has reported before."""
+        if worker.unsent:
+            self.report(worker)
+        worker.claim(count)
+
+    def run(self, worker: FakeWorker, fates: Iterable[str]) -> None:
+        """The worker runs claimed items: `ok`, `retry` (fails, may be tried again), `fatal` (fails for good)."""
+        for fate in fates:
+            if not worker.to_run:
+                return
+            given = self._begin(worker)
+            if fate == "ok":
+                worker.unsent.append((given, given.call()))
+            else:
+                failure = Failure(0, "raised", "Failed", str(given.item), "", b"", fate == "retry")
+                worker.unsent.append((given, failure))
+
+    def _begin(self, worker: FakeWorker) -> Given:
+        given = worker.begin()
+        record = self.records[given.item]
+        record.starts += 1
+        assert given.attempt == record.failures + record.crashes + 1
+        assert record.end is None, "it was run after it had ended"
+        return given
+
+    def report(self, worker: FakeWorker, count: int = MAX_ITEMS, *, seconds: float = 0.001, idle: float = 0.0) -> None:
+        """The worker's report of its first so many outcomes arrives."""
+        frames, sent = worker.take_report(count, seconds, idle)
+        results = decode_from_worker(frames.pop(0))
+        assert isinstance(results, Results)
+        data = frames.pop(0) if results.payload is None else results.payload
+        check_items(results, len(data))
+        items = Items(results.form, results.count, data, results.sizes, results.buffers, frames)
+        finished = self.ventilator.on_results(results, self.now)
+        assert finished is not None
+        deliver(finished, results, items, pid=worker.number)
+        self._settle(end for given, outcome in sent if (end := self._end_of(given, outcome)) is not None)
+
+    def _end_of(self, given: Given, outcome: object) -> tuple[Item, str] | None:
+        if not isinstance(outcome, Failure):
+            return given.item, "done"
+        record = self.records[given.item]
+        if outcome.retry and record.failures < record.task.options.retries:
+            record.failures += 1
+            return None
+        return given.item, "failed"
+
+    def work(self, worker: FakeWorker, fate: str = "ok", count: int = MAX_ITEMS, **measured: float) -> None:
+        """The worker claims, runs and reports up to so many items of its next batch, all with one fate."""
+        self.claim(worker, count)
+        self.run(worker, [fate] * len(worker.to_run))
+        if worker.unsent:
+            self.report(worker, **measured)
+
+    def die(self, worker: FakeWorker, *, running: bool = False, late: bool = False) -> None:
+        """The worker dies: `running` the next item it has claimed, or between two items; `late`: killed for its job."""
+        if running and worker.to_run:
+            given = self._begin(worker)
+            worker.unsent.append((given, None))
+        unreported = {given.position: given.item for given, _ in worker.unsent}
+        for item in unreported.values():
+            self.records[item].lost += 1
+        expected: list[tuple[Item, str]] = []
+        culprit = unreported.get(-1 if worker.cursor is None else worker.cursor)
+        if culprit is not None:
+            record = self.records[culprit]
+            options = record.task.options
+            if late and record.failures < options.retries:
+                record.failures += 1
+                record.late += 1
+            elif not late and record.crashes < options.crash_retries:
+                record.crashes += 1
+            else:
+                expected.append((culprit, "timeout" if late else "poison"))
+        del self.workers[worker.number]
+        for finished in self.ventilator.on_lost(worker.number, worker.cursor, "it was killed", self.now, late=late):
+            deliver(finished, None, None, pid=worker.number)
+        self._settle(expected)
+
+    def recall(self, worker: FakeWorker) -> int:
+        """Take back what the worker has not claimed."""
+        claimed, expected = worker.recalled()
+        taken = self.ventilator.on_recalled(self.books(worker), claimed, self.now)
+        assert taken == expected
+        assert self.books(worker).cut == worker.cut
+        self._settle()
+        return taken
+
+    # --- cancelling ---
+
+    def begin_cancel(self, job: Slice) -> bool:
+        """A future's `cancel`, in its caller's thread: it has the job if it gets the gate."""
+        assert job.gate is not None
+        acquired = job.gate.acquire(False)
+        if acquired:
+            self.cancelling.append(job)
+        return acquired
+
+    def end_cancel(self, job: Slice) -> None:
+        """The news of it reaches the head."""
+        self.cancelling.remove(job)
+        assert self.ventilator.on_cancel(job), "it could not be cancelled although its gate was free"
+        job.owner.cancelled_by_head()
+        self._settle([((0, job.first), "cancelled")])
+
+    def cancel_waiting(self, owner: object = None) -> None:
+        """Cancel all that waits, or all of one owner that waits."""
+        on_the_way = {(0, job.first) for job in self.cancelling}
+        waiting = [
+            (item, "cancelled")
+            for item, place in self.places().items()
+            if place in ("queued", "delayed") and owner in (None, self.records[item].owner) and item not in on_the_way
+        ]
+        wanted = None if owner is None else lambda slice_: slice_.owner is owner
+        cancel(self.ventilator.cancel_waiting(wanted))
+        self._settle(waiting)
+
+    # --- checks ---
+
+    def _settle(self, expected: Iterable[tuple[Item, str]] = ()) -> None:
+        """The owners have been told exactly what was expected; then all books are right."""
+        self.failed = True
+        expected = sorted(expected)
+        assert sorted(self.ended) == expected
+        for item, end in expected:
+            assert self.records[item].end is None, f"{item} ended twice"
+            self.records[item].end = end
+        self.ended.clear()
+        check_books(self)
+        self.failed = False
+
+    def places(self) -> dict[Item, str]:
+        """Where the books have each item that has not ended; fails if one is in two places."""
+        found: dict[Item, str] = {}
+
+        def enter(slices: Iterable[Slice], place: str) -> None:
+            for slice_ in slices:
+                for index in range(slice_.first, slice_.first + slice_.count):
+                    item = slice_.task.map_number, index
+                    assert item not in found, f"{item} is in two places: {found[item]}, {place}"
+                    found[item] = place
+
+        ventilator = self.ventilator
+        for task in self.tasks:
+            enter((slice_ for slice_ in task.queue if slice_.state is State.QUEUED), "queued")
+        enter((job for _, _, job in ventilator._delayed if job.state is State.DELAYED), "delayed")
+        for lane in ventilator.lanes.values():
+            for batch in lane.batches:
+                enter(batch.rest(max(0, lane.received - batch.position)), f"lane {lane.number}")
+        for job in self.cancelling:
+            found.setdefault((0, job.first), "being cancelled")  # the ventilator may have passed it over already
+        return found
+
+    def finish(self) -> None:
+        """Drive everything to its end: all that waits is run, by new workers where there are none."""
+        for job in list(self.cancelling):
+            self.end_cancel(job)
+        for _ in range(1000):
+            if not self.ventilator.pending:
+                break
+            self.now += 100.0
+            states = {lane.state for lane in self.ventilator.lanes.values()}
+            if not states & {LaneState.READY}:
+                self.start()
+            self.dispatch()
+            for worker in list(self.workers.values()):
+                self._finish_worker(worker)
+        assert not self.ventilator.pending, "it never comes to an end"
+        assert all(record.end for record in self.records.values())
+        for worker in list(self.workers.values()):
+            assert not self.books(worker).outstanding
+            self.die(worker)
+
+    def _finish_worker(self, worker: FakeWorker) -> None:
+        self.run(worker, ["ok"] * len(worker.to_run))
+        while self.books(worker).outstanding:
+            before = self.books(worker).outstanding
+            self.work(worker)
+            assert self.books(worker).outstanding < before, f"worker {worker.number} holds items it does not know of"
+        if self.books(worker).state is LaneState.LEAVING:
+            self.die(worker)
+
+
+def check_send(send: Send) -> None:
+    """A batch is within its lane's credit, in items and in bytes."""
+    lane, batch = send.lane, send.batch
+    assert lane.state is LaneState.READY
+    assert 0 < batch.count <= MAX_ITEMS
+    before = [other for other in lane.batches if other.position < batch.position]
+    earlier = SimpleNamespace(batches=before, received=lane.received, target=lane.target)
+    left = lane.target - Lane.expected(earlier)  # type: ignore[arg-type]
+    seconds = batch.task.run_time.seconds
+    credit = 1 if seconds is None else max(1, int(left / seconds))
+    whole = isinstance(batch.slices[0].payload, Items)
+    if whole and lane.budget is None and seconds is not None:
+        credit += int(SPLIT_SECONDS / seconds)  # what is not worth a message of its own
+    assert batch.count <= credit
+    held = sum(other.nbytes for other in before)
+    assert len(batch.slices) == 1 or held + batch.nbytes <= MAX_BYTES
+    assert not before or held < MAX_BYTES // 2
+
+
+def check_books(rig: Rig) -> None:
+    """Check all books of the ventilator, against each other and against what is known from the outside."""
+    ventilator = rig.ventilator
+    ended = {item for item, record in rig.records.items() if record.end}
+    assert set(rig.places()) == rig.records.keys() - ended, "an item is lost, or is still somewhere after its end"
+    assert ventilator.pending == len(rig.records) - len(ended)
+    check_tasks(rig)
+    check_delayed(rig)
+    for lane in ventilator.lanes.values():
+        check_lane(rig, lane)
+    ready = {number: lane for number, lane in ventilator.lanes.items() if lane.state is LaneState.READY}
+    assert ventilator._ready == len(ready)
+    assert ventilator._open.items() <= ready.items()
+    assert ventilator.timed.items() <= ventilator.lanes.items()
+    for number, lane in ready.items():
+        assert lane.outstanding or lane.budget == 0 or number in ventilator._open, f"lane {number} would idle for ever"
+
+
+def check_tasks(rig: Rig) -> None:
+    round_ = list(rig.ventilator._round)
+    assert len(round_) == len(set(map(id, round_)))
+    for task in rig.tasks:
+        assert task.queued == sum(slice_.count for slice_ in task.queue)
+        assert task.waiting == (task in round_) == bool(task.queue)
+        for slice_ in task.queue:
+            assert slice_.state in (State.QUEUED, State.CANCELLED)
+            check_history(rig, slice_)
+
+
+def check_delayed(rig: Rig) -> None:
+    for due, _, job in rig.ventilator._delayed:
+        assert job.count == 1
+        assert job.state in (State.DELAYED, State.CANCELLED)
+        assert job.failures > 0
+        assert due <= rig.now + 2 * job.task.options.max_backoff
+        check_history(rig, job)
+
+
+def check_lane(rig: Rig, lane: Lane) -> None:
+    batches = list(lane.batches)
+    assert lane.state is not LaneState.LOST
+    assert lane.outstanding == lane.dispatched - lane.received >= 0
+    assert lane.nbytes == sum(batch.nbytes for batch in batches)
+    position = batches[0].position if batches else lane.dispatched
+    assert position <= lane.received or not batches
+    assert not batches or lane.received < batches[0].end, "a batch is still there whose items have all come"
+    for batch in batches:
+        assert batch.position == position
+        assert batch.count == sum(slice_.count for slice_ in batch.slices) > 0
+        assert batch.nbytes >= sum(slice_.nbytes for slice_ in batch.slices)
+        assert len(batch.slices) in (1, batch.count)
+        position = batch.end
+        assert batch.task.options.timeout is None or lane.number in rig.ventilator.timed
+        for slice_ in batch.rest(max(0, lane.received - batch.position)):
+            assert slice_.state is State.ASSIGNED
+            check_history(rig, slice_)
+    assert position == lane.dispatched
+    budget = rig.budgets[lane.number]
+    assert lane.budget == (None if budget is None else budget - lane.dispatched)
+    assert lane.budget is None or lane.budget >= 0
+
+
+def check_history(rig: Rig, slice_: Slice) -> None:
+    """A slice that has not ended: each of its items has the slice's history, and the gate is as the state says."""
+    for index in range(slice_.first, slice_.first + slice_.count):
+        record = rig.records[slice_.task.map_number, index]
+        assert (slice_.failures, slice_.crashes) == (record.failures, record.crashes), "another one was charged"
+    assert slice_.attempt == slice_.failures + slice_.crashes + 1
+    assert len(slice_.history) == slice_.failures + slice_.crashes
+    if slice_.gate is not None:
+        others = slice_ in rig.cancelling or slice_.state in (State.ASSIGNED, State.CANCELLED)
+        assert slice_.gate.held == others  # type: ignore[attr-defined]
+
+
+__all__ = ["FakeWorker", "Gate", "Pickled", "Rig", "check_books", "check_send", "tell", "triple"]

@@ -1,0 +1,153 @@
+"""The writer of records: as they come, in order if asked, and what happens when writing fails."""
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from ztasks.cli import output
+from ztasks.cli.output import BadOutput, RecordWriter, open_output, write_all
+
+
+class Sink:
+    """Collects what is written; `fails` makes it raise."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.writes = 0
+        self.fails: OSError | None = None
+        self.written = threading.Event()
+
+    def __call__(self, data: bytes) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.data += data
+        self.writes += 1
+        self.written.set()
+
+
+def test_a_line_that_comes_alone_is_written_at_once() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=False)
+    writer.write(0, b"a\n")
+    assert sink.data == b"a\n"
+    writer.close()
+
+
+def test_a_line_that_comes_soon_after_is_written_without_another() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=False)
+    writer.write(0, b"a\n")
+    sink.written.clear()
+    writer.write(1, b"b\n")
+    assert sink.written.wait(10)
+    assert sink.data == b"a\nb\n"
+    writer.close()
+
+
+def test_floods_are_written_together() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=False)
+    for index in range(100_000):
+        writer.write(index, b"x\n")
+    writer.close()
+    assert len(sink.data) == 200_000
+    assert sink.writes < 1000
+
+
+def test_in_order() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=True)
+    for index in (3, 1, 0, 2, 5):
+        writer.write(index, b"%d\n" % index)
+    writer.close()
+    assert sink.data == b"0\n1\n2\n3\n5\n", "what waits for a line that never comes is written at the end"
+
+
+def test_the_patient_wait_while_very_many_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "MAX_EARLY", 10)
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=True)
+    through = threading.Event()
+
+    def read_on() -> None:
+        for index in range(1, 21):
+            writer.write(index, b"%d\n" % index, patient=True)
+        through.set()
+
+    thread = threading.Thread(target=read_on)
+    thread.start()
+    assert not through.wait(0.05)
+    writer.write(0, b"0\n")
+    assert through.wait(10)
+    thread.join()
+    writer.close()
+    assert sink.data == b"".join(b"%d\n" % index for index in range(21))
+
+
+def test_release_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "MAX_EARLY", 1)
+    writer = RecordWriter(Sink(), ordered=True)
+    thread = threading.Thread(target=lambda: [writer.write(index, b"x\n", patient=True) for index in (1, 2, 3)])
+    thread.start()
+    writer.release()
+    thread.join(10)
+    assert not thread.is_alive()
+    writer.close()
+
+
+def test_after_an_error_nothing_more_is_written_and_it_is_told_once() -> None:
+    sink, told = Sink(), []
+    writer = RecordWriter(sink, ordered=False)
+    writer.on_error = lambda: told.append(writer.error)
+    sink.fails = OSError(errno.ENOSPC, "full")
+    writer.write(0, b"a\n")
+    sink.fails = None
+    writer.write(1, b"b\n")
+    writer.close()
+    assert told == [writer.error]
+    assert writer.error is not None
+    assert writer.error.errno == errno.ENOSPC
+    assert sink.data == b""
+
+
+def test_all_is_written_to_a_pipe_that_does_not_block() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = bytes(range(256)) * 4096
+    thread = threading.Thread(target=lambda: (write_all(writing, data), os.close(writing)))
+    thread.start()
+    with os.fdopen(reading, "rb") as file:
+        assert file.read() == data
+    thread.join()
+
+
+def test_a_file_that_holds_something_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("a night's work\n")
+    with pytest.raises(BadOutput, match=r"exists and is not empty.*--overwrite"):
+        open_output(str(path), overwrite=False)
+    assert path.read_text() == "a night's work\n"
+    os.close(open_output(str(path), overwrite=True))
+    assert path.read_text() == ""
+    os.close(open_output(str(path), overwrite=False))
+
+
+def test_what_is_no_file_can_be_written_to(tmp_path: Path) -> None:
+    os.close(open_output("/dev/null", overwrite=False))
+    with pytest.raises(BadOutput, match=r"cannot write .*: No such file or directory"):
+        open_output(str(tmp_path / "missing" / "out"), overwrite=False)
+    with pytest.raises(BadOutput, match="Is a directory"):
+        open_output(str(tmp_path), overwrite=False)
+
+
+def test_a_new_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        os.close(open_output(str(tmp_path / "new"), overwrite=False))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
