@@ -45,9 +45,7 @@ def _trials(arguments: argparse.Namespace, contestants: list[str]) -> list[Trial
     settings = Settings(workers=arguments.workers, quick=arguments.quick)
     trials: list[Trial] = []
     try:
-        for trial in play(
-            arguments.rounds, arguments.only, contestants, settings, arguments.timeout, _announce
-        ):
+        for trial in play(arguments.rounds, arguments.only, contestants, settings, arguments.timeout, _announce):
             trials.append(trial)
     except KeyboardInterrupt:
         print("interrupted: the table holds what was measured so far", file=sys.stderr)

@@ -76,9 +76,7 @@ class Report:
         if ours is None or theirs is None or not theirs.median:
             return None
         paired = [
-            value / theirs.by_round[number]
-            for number, value in ours.by_round.items()
-            if theirs.by_round.get(number)
+            value / theirs.by_round[number] for number, value in ours.by_round.items() if theirs.by_round.get(number)
         ] or [ours.median / theirs.median]
         return Ratio(ours.median / theirs.median, min(paired), max(paired))
 

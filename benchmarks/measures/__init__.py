@@ -4,8 +4,7 @@ from benchmarks.measures import arrays, map, mixed, queued, roundtrip, startup, 
 from benchmarks.model import Measure
 
 MEASURES: dict[str, Measure] = {
-    module.MEASURE.name: module.MEASURE
-    for module in (submit, map, useful, roundtrip, arrays, queued, startup, mixed)
+    module.MEASURE.name: module.MEASURE for module in (submit, map, useful, roundtrip, arrays, queued, startup, mixed)
 }
 
 __all__ = ["MEASURES"]

@@ -440,9 +440,9 @@ def test_row_19_used_after_fork(tmp_path: Path) -> None:
     print(future.result(), flush=True)
     child = os.fork()
     if child == 0:
-        for use in (lambda: executor.submit(pow, 2, 3), lambda: executor.map(abs, [1]), lambda: executor.outcomes(abs, [1])):
+        for use, args in ((executor.submit, (abs, 1)), (executor.map, (abs, [1])), (executor.outcomes, (abs, [1]))):
             try:
-                use()
+                use(*args)
             except ztasks.ForkedExecutor:
                 print("typed", flush=True)
         print(future.result(), flush=True)

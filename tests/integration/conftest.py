@@ -11,9 +11,9 @@ for _folder in (Path(__file__).parent, Path(__file__).parents[1]):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))  # for `jobs` (workers find it there too) and for `support`
 
-import support
+import support  # noqa: E402
 
-from ztasks import Executor
+from ztasks import Executor  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

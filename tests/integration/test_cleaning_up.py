@@ -157,7 +157,7 @@ def test_forgetting_to_close_warns_and_cleans_up() -> None:
     before = support.belongings()
     executor = Executor(max_workers=1)
     future = executor.submit(jobs.square, 3)
-    with pytest.warns(ResourceWarning, match="was not closed"):
+    with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031
         del executor
         gc.collect()
     assert future.result(10) == 9

@@ -484,7 +484,7 @@ def test_advanced_and_open_at_shutdown(length: bool) -> None:
         assert got == [n * n for n in range(count)]
     else:
         assert source.count < count
-        with pytest.raises(CancelledError):
+        with pytest.raises(CancelledError):  # noqa: PT012
             for result in results:
                 got.append(result)
         assert got == [n * n for n in range(len(got))]
@@ -504,14 +504,14 @@ def test_an_endless_one_advanced_and_open_at_shutdown() -> None:
 def test_an_exception_leaves_the_with(advanced: bool, kind: type[BaseException]) -> None:
     """What was not pulled is cancelled."""
     source = Source(itertools.count())
-    with pytest.raises(kind), Executor(max_workers=2) as executor:
+    with pytest.raises(kind), Executor(max_workers=2) as executor:  # noqa: PT012
         results = executor.map(jobs.square, source)
         if advanced:
             assert next(results) == 0
         raise kind("left")
     read = source.count
     got = []
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError):  # noqa: PT012
         for result in results:
             got.append(result)
     assert source.count == read
@@ -569,7 +569,7 @@ def test_shutdown_in_another_thread_wakes_a_consumer_that_waits(tmp_path: Path) 
     thread = threading.Thread(target=shut)
     thread.start()
     got = []
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError):  # noqa: PT012
         for result in results:
             got.append(result)
     thread.join(20)

@@ -1,4 +1,4 @@
-"""What speed must not break: values as they were at `submit`, results as they were returned, errors as they were raised."""
+"""What speed must not break: values as they were at `submit`, results as they were returned, errors as raised."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def test_rebinding_a_cell_is_seen_by_the_next_submit(shared: Executor) -> None:
     def add(number: int) -> int:
         return number + offset
 
-    for offset in (1, 2, 3):  # noqa: B007
+    for offset in (1, 2, 3):
         assert shared.submit(add, 1).result(10) == 1 + offset
 
 

@@ -187,7 +187,7 @@ def test_repl_at_a_terminal_left_without_closing() -> None:
             os.close(terminal)
             for line in REPL[:6]:
                 os.write(controller, line.encode() + b"\n")
-            text = read_until(controller, b"first 8")
+            text = read_until(controller, b"first 8\r\n>>> ")  # with the prompt: now it reads from the terminal
             workers = support.workers(process.pid)
             assert len(workers) == 2
             os.write(controller, b"\x04")

@@ -18,10 +18,10 @@ from ztasks.wire.callables import ship
 from ztasks.wire.payload import Items, dump, pack, pack_primitives
 
 LEGAL = {
-    ("QUEUED", "ASSIGNED"), ("QUEUED", "CANCELLED"), ("QUEUED", "FAILED"),
-    ("ASSIGNED", "DONE"), ("ASSIGNED", "FAILED"), ("ASSIGNED", "CANCELLED"), ("ASSIGNED", "QUEUED"),
+    ("QUEUED", "ASSIGNED"), ("QUEUED", "CANCELLED"),
+    ("ASSIGNED", "DONE"), ("ASSIGNED", "FAILED"), ("ASSIGNED", "QUEUED"),
     ("ASSIGNED", "DELAYED"),
-    ("DELAYED", "QUEUED"), ("DELAYED", "CANCELLED"), ("DELAYED", "FAILED"),
+    ("DELAYED", "QUEUED"), ("DELAYED", "CANCELLED"),
 }  # fmt: skip
 
 

@@ -39,10 +39,7 @@ def test_short_jobs_are_shared_among_the_lanes() -> None:
     rig.start()
     rig.start()
     rig.submit(rig.tasks[0], 9)
-    sends = rig.dispatch()
-    assert sends[0].batch.count == 5
-    assert {send.lane.number for send in sends} == {0, 1}
-    assert sum(send.batch.count for send in sends) == 9
+    assert [send.batch.count for send in rig.dispatch()] == [5, 4]
 
 
 def test_long_jobs_go_out_one_at_a_time_and_the_rest_waits() -> None:

@@ -18,7 +18,7 @@ from ztasks.cli.activity import activity
 from ztasks.cli.inputs import BadInput, Inputs, Total, Unreadable
 from ztasks.cli.interrupt import Stopper
 from ztasks.cli.output import RecordWriter
-from ztasks.cli.progress import Pace, Reporter, status_text
+from ztasks.cli.progress import Pace, Plain, Reporter, status_text
 from ztasks.cli.records import Record, Recorder, from_outcome, from_unreadable
 from ztasks.cli.summary import Tally, duration_text
 from ztasks.errors import HeadFailed, WorkersCannotStart
@@ -193,3 +193,5 @@ class Batch:
     def _last_words(self) -> None:
         """The process is about to be ended by force."""
         self._reporter.restore_terminal()
+        for problem in self.problems:
+            Plain().print(f"ztasks: error: {problem}\n".encode(errors="replace"))

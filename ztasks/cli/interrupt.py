@@ -15,7 +15,10 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 KILL_SECONDS: Final = 0.7
-"""How long an orderly end after a kill may take; then the process ends at once, and its workers die with it."""
+"""How long an orderly end after the second Ctrl-C may take; then the process ends at once, and its workers with it."""
+
+ABANDON_SECONDS: Final = 5.0
+"""The same when it is not the user who waits."""
 
 Word = Literal["interrupt", "kill", "end"]
 
@@ -75,7 +78,7 @@ class Stopper:
                 self.killed.set()
                 killer = threading.Thread(target=self._kill, name="ztasks-kill", daemon=True)
                 killer.start()
-                if not self._ended.wait(KILL_SECONDS):
+                if not self._ended.wait(KILL_SECONDS if word == "interrupt" else ABANDON_SECONDS):
                     killer.join(KILL_SECONDS / 7)  # it is the main thread that is stuck: let the executor be closed
                     self._last_words()
                     os._exit(self._exit_code())

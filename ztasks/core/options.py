@@ -23,7 +23,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     backoff: float = 1.0
     """The pause before the first retry; it doubles with each further one."""
     max_backoff: float = 60.0
-    """The longest pause before a retry."""
+    """The longest pause before a retry (jitter comes on top)."""
     jitter: float = 0.2
     """By which share a pause is varied at random, so that retries do not come all at once."""
     timeout: float | None = None

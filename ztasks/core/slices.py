@@ -28,12 +28,12 @@ class State(IntEnum):
 
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    # queued: given to a lane; cancelled while it waited; failed since no worker can be had
-    State.QUEUED: frozenset({State.ASSIGNED, State.CANCELLED, State.FAILED}),
-    # assigned: outcomes came; recalled or its lane lost; a failure that is retried later
-    State.ASSIGNED: frozenset({State.DONE, State.FAILED, State.CANCELLED, State.QUEUED, State.DELAYED}),
+    # queued: given to a lane, or cancelled (also when no worker can be had: then its owner is told why)
+    State.QUEUED: frozenset({State.ASSIGNED, State.CANCELLED}),
+    # assigned: outcomes came; recalled, or its lane lost; a failure that is retried later
+    State.ASSIGNED: frozenset({State.DONE, State.FAILED, State.QUEUED, State.DELAYED}),
     # delayed: the pause before the retry is over; cancelled during the pause
-    State.DELAYED: frozenset({State.QUEUED, State.CANCELLED, State.FAILED}),
+    State.DELAYED: frozenset({State.QUEUED, State.CANCELLED}),
     State.DONE: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),

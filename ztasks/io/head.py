@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import sys
 import threading
 from collections import deque
@@ -125,6 +126,9 @@ class Head:
 
     def _run(self) -> None:
         """The head's thread, from its start to its end."""
+        # Signals are for the user's threads: one that is taken here would not wake the main thread from its sleep, and
+        # Ctrl-C would seem lost. Workers inherit this and undo it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._open()
             self._loop()

@@ -105,8 +105,6 @@ class Runner:
             function = self._timed(function)
         if items.form == "list":
             values = items.values()
-            if batch.shape == "star":
-                return lambda position, count: self._run_values_star(function, islice(values, count), position)
             return lambda position, count: self._run_values(function, islice(values, count), position)
         pickles = items.pickles()
         shape = batch.shape
@@ -127,9 +125,6 @@ class Runner:
                 append(result)
             else:
                 self._pickle_result(result)
-
-    def _run_values_star(self, function: Callable[..., Any], values: Iterator[Any], position: int) -> None:
-        self._run_values(lambda value: function(*value), values, position)
 
     def _run_pickles(self, function: Callable[..., Any], shape: str, pickles: Iterator[Any], position: int) -> None:
         """Load each item and call the function with it."""

@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import importlib
 import os
+import signal
 import sys
 from time import perf_counter
 
@@ -50,6 +51,7 @@ class Worker:
 
     def run(self) -> None:
         """Run until told to leave."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
         faulthandler.enable()
         lifeline.hold(self._lifeline)
         os.environ["ZTASKS_WORKER"] = str(self._number)

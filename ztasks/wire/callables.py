@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+from functools import partial
+from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +20,9 @@ from ztasks.errors import CallNotPicklable
 
 CACHE_SIZE: Final = 1024
 """How many callables are remembered; the oldest goes first."""
+
+CONTENTS_LOOKED_AT: Final = 32
+"""How many items of a container that a function names are searched for code."""
 
 _MISSING: Final = object()
 
@@ -159,11 +164,30 @@ def _fingerprint(function: FunctionType, references: list[object], seen: set[Fun
                 if deeper is None:
                     return None
                 parts.append(deeper)
-        elif isinstance(inner, type) and inner.__module__ == "__main__":
-            return None  # its methods have globals of their own, and its attributes may be rebound
-        elif callable(inner) and type(inner).__module__ == "__main__":
+        elif _hides_code(inner):
             return None
     return tuple(parts)
+
+
+def _hides_code(value: object, depth: int = 3) -> bool:
+    """Tell whether a value may lead to code by value that a fingerprint does not see, or to attributes rebound later.
+
+    So do classes of `__main__` and their instances, partials and bound methods, and containers that hold such things
+    or functions (of large ones the beginning is looked at; what is nested deeper than `depth` counts as hidden).
+    """
+    if depth == 0:
+        return True
+    if isinstance(value, type):
+        return value.__module__ == "__main__"
+    if type(value).__module__ == "__main__" or isinstance(value, partial | MethodType):
+        return True
+    if isinstance(value, dict):
+        value = [*islice(value.values(), CONTENTS_LOOKED_AT)]
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(
+            isinstance(item, FunctionType) or _hides_code(item, depth - 1) for item in islice(value, CONTENTS_LOOKED_AT)
+        )
+    return False
 
 
 def _names(code: CodeType) -> tuple[str, ...]:
