@@ -41,8 +41,9 @@ BUFFER_BYTES: Final = 64 * 1024 * 1024
 CACHED_TASKS: Final = 1024
 
 _executors: weakref.WeakSet[Executor] = weakref.WeakSet()
-_heads: set[Head] = set()
-"""All heads that have not ended: at exit they are closed, whether or not their executor still exists."""
+_heads: weakref.WeakSet[Head] = weakref.WeakSet()
+"""All heads that have not ended: at exit they are closed, whether or not their executor still exists. A head that runs
+is kept by its thread; one that has ended need not have been waited for."""
 
 
 class Executor(concurrent.futures.Executor):
@@ -361,7 +362,7 @@ def _after_fork() -> None:
     """In a forked child: no executor of the parent's may be used, closed or waited for here."""
     for executor in list(_executors):
         executor._refuse = forked
-    for head in _heads:
+    for head in list(_heads):
         head.after_fork()
     _heads.clear()
 

@@ -164,6 +164,35 @@ def test_forgetting_to_close_warns_and_cleans_up() -> None:
     support.check_nothing_left(before)
 
 
+@pytest.mark.parametrize("how", ["forgotten", "not waited for"])
+def test_a_fork_after_the_end_closes_nobody_elses_descriptors(how: str) -> None:
+    """The numbers that an executor had may be somebody else's by then."""
+    before = support.belongings()
+    executor = Executor(max_workers=1)
+    executor.submit(jobs.square, 3).result(10)
+    if how == "forgotten":
+        with pytest.warns(ResourceWarning):  # noqa: PT031
+            del executor
+            gc.collect()
+    else:
+        executor.shutdown(wait=False)
+    support.check_nothing_left(before)
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                for file in files:
+                    os.fstat(file)
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        for file in files:
+            os.close(file)
+
+
 def test_no_warning_after_closing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -48,12 +48,20 @@ class RunDir:
 
     def let_go(self) -> None:
         """In a forked child: close its copy of the lock; the parent's stays locked."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def close(self) -> None:
         """Remove the directory and all in it."""
         remove(self.path)
-        os.close(self._lock)
+        self._close_lock()
+
+    def _close_lock(self) -> None:
+        """Close it once: afterwards its number may be somebody else's."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
 def _make_private(base: str) -> str:
