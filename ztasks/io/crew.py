@@ -97,15 +97,15 @@ class WorkerProcess:
         return self.exit_code
 
     def let_go(self) -> None:
-        """In a forked child of the parent: close its copy of the lifeline; the worker's life must not hang on it."""
-        with contextlib.suppress(OSError):
-            os.close(self._lifeline)
+        """Close this process's copy of the lifeline; in a forked child, the worker's life must not hang on it."""
+        lifeline, self._lifeline = self._lifeline, -1  # a number is closed once
+        if lifeline >= 0:
+            os.close(lifeline)
 
     def close(self) -> None:
         """Release its descriptors and its cell (after `reap`)."""
         self._close_output()
-        with contextlib.suppress(OSError):
-            os.close(self._lifeline)
+        self.let_go()
         self.cell.close()
 
     def how_it_ended(self) -> str:

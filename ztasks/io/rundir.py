@@ -47,21 +47,15 @@ class RunDir:
         return os.path.join(self.path, name)
 
     def let_go(self) -> None:
-        """In a forked child: close its copy of the lock; the parent's stays locked."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Close this process's copy of the lock; in a forked child, the parent's stays locked."""
+        lock, self._lock = self._lock, -1  # a number is closed once: afterwards it may be another file's
+        if lock >= 0:
+            os.close(lock)
 
     def close(self) -> None:
         """Remove the directory and all in it."""
         remove(self.path)
-        self._close_lock()
-
-    def _close_lock(self) -> None:
-        """Close it once: afterwards its number may be somebody else's."""
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
+        self.let_go()
 
 
 def _make_private(base: str) -> str:
