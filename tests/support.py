@@ -173,7 +173,8 @@ class Finished(NamedTuple):
 def environment(**extra: str) -> dict[str, str]:
     """Return the environment of a script: it finds the package, and warnings are shown."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "default", **extra}
 
 
 def start_python(*arguments: str, env: dict[str, str] | None = None, **how: Any) -> subprocess.Popen[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import inspect
 import os
 import threading
 import warnings
@@ -15,19 +16,19 @@ from types import BuiltinFunctionType, FunctionType, TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from ztasks import tasks as task_module
-from ztasks.core.options import DEFAULTS, Options, count
+from ztasks.core.options import Options, count
 from ztasks.core.slices import RunTime, Slice, Task
 from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.future import Future
-from ztasks.intake import bad_arguments, closed, forked, make_setup, never_started
+from ztasks.intake import bad_arguments, closed, forked, make_setup, never_started, put_bounded
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.io.hostinfo import default_workers
 from ztasks.mapping import Map, new_number
 from ztasks.outcome import Outcome
 from ztasks.stream import Stream
-from ztasks.units import parse_size
-from ztasks.wire.callables import ship
+from ztasks.units import parse_duration, parse_size
+from ztasks.wire.callables import REMEMBERED_BYTES, describe, ship
 from ztasks.wire.messages import Shape
 from ztasks.wire.payload import dump_call
 
@@ -38,9 +39,9 @@ MAX_WORKERS: Final = 10_000
 BUFFER_BYTES: Final = 64 * 1024 * 1024
 """The default of `buffer_bytes=`: about how many bytes of inputs and results a map holds."""
 
-CACHED_TASKS: Final = 1024
 
 _executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+_deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 _heads: weakref.WeakSet[Head] = weakref.WeakSet()
 """All heads that have not ended: at exit they are closed, whether or not their executor still exists. A head that runs
 is kept by its thread; one that has ended need not have been waited for."""
@@ -60,6 +61,9 @@ class Executor(concurrent.futures.Executor):
     WorkersCannotStart if the private directory cannot be made. If workers cannot start, the jobs fail with that.
     """
 
+    _refuse: Callable[[], ZtasksError] | None = staticmethod(never_started)
+    """Why no work is taken in; None while the executor is open."""
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -70,15 +74,16 @@ class Executor(concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         output: Callable[[bytes], None] | None = None,
     ) -> None:
-        self._refuse: Callable[[], ZtasksError] | None = never_started
         self.max_workers = default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
         if self.max_workers > MAX_WORKERS:
             raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {max_workers}")
         if max_tasks_per_child is not None:
             count(max_tasks_per_child, "max_tasks_per_child", 1)
+        if output is not None and not callable(output):
+            raise InvalidOption(f"output must be callable, not {output!r}")
         setup = make_setup(initializer, initargs, preload)
-        self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output)
         self._delivery = Delivery()
+        self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output, on_end=self._delivery.end)
         self._numbers = counter(1)
         self._known: dict[Any, Task] = {}
         """Tasks by the function itself, where its pickle can never change: the quick way."""
@@ -90,6 +95,7 @@ class Executor(concurrent.futures.Executor):
         self._refuse = None
         _executors.add(self)
         _heads.add(self._head)
+        _deliveries.add(self._delivery)
         self._head.start()
 
     # --- submitting ---
@@ -113,22 +119,28 @@ class Executor(concurrent.futures.Executor):
         slice_ = Slice(task, future, next(self._numbers), 1, payload, future._gate)
         future._slice = slice_
         self._head.post(slice_)
-        if self._refuse is not None and self._head.ended.is_set():
-            self._head.refuse_late()  # closed by another thread just now
+        if self._head.ended.is_set():
+            self._head.refuse_late()  # closed by another thread just now, or failed
         return future
 
     def _task(self, fn: Callable[..., Any]) -> Task:
         """Find or make the books on a callable."""
         if not callable(fn):
             raise InvalidOption(f"a job needs a callable, not {fn!r}")
-        options: Options = getattr(fn, "ztasks_options", DEFAULTS)
+        if inspect.iscoroutinefunction(getattr(fn, "__wrapped__", fn)):
+            raise InvalidOption(
+                f"{describe(fn)} is a coroutine function: a worker would only make a coroutine of it. Submit a "
+                "function that calls asyncio.run() on it."
+            )
+        options = task_module.options_of(fn)
         shipped = ship(fn)
         task = self._tasks.get((shipped.key, options))
         if task is None:
             task = Task(shipped, options)
-            _put(self._tasks, (shipped.key, options), task)
+            if len(shipped.pickled) <= REMEMBERED_BYTES:
+                put_bounded(self._tasks, (shipped.key, options), task)
         if shipped.by_reference and type(fn) in _QUICK:
-            _put(self._known, fn, task)
+            put_bounded(self._known, fn, task)
         return task
 
     # --- mapping ---
@@ -219,7 +231,8 @@ class Executor(concurrent.futures.Executor):
         if buffersize is not None:
             count(buffersize, "buffersize", 1)
         max_bytes = parse_size(buffer_bytes, "buffer_bytes")
-        deadline = None if timeout is None else monotonic() + timeout
+        seconds = parse_duration(timeout, "timeout") if isinstance(timeout, str) else timeout
+        deadline = None if seconds is None else monotonic() + seconds
         sized = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
         length = min(sized) if sized and len(sized) == len(iterables) else None
         if len(iterables) == 1:
@@ -320,12 +333,23 @@ class Executor(concurrent.futures.Executor):
         with contextlib.suppress(ValueError):  # left in another context than it was entered in
             task_module.current_executor.reset(self._tokens.pop())
         if kind is None:
-            self.shutdown()
-            return
-        self._settle_maps(finish=False)
+            try:
+                self.shutdown()
+            except KeyboardInterrupt:
+                self._shutdown_interrupted()
+                raise
+        else:
+            self._settle_maps(finish=False)
+            if issubclass(kind, Exception):
+                self.shutdown()
+            else:
+                self._shutdown_interrupted()
+
+    def _shutdown_interrupted(self) -> None:
+        """Cancel what waits and finish what runs; if interrupted again, kill."""
         try:
-            self.shutdown(cancel_futures=not issubclass(kind, Exception))
-        except KeyboardInterrupt:  # the second Ctrl-C
+            self.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
             self.kill()
             raise
 
@@ -348,16 +372,6 @@ _QUICK: Final = frozenset({FunctionType, BuiltinFunctionType, type, task_module.
 """The types of callables that are told apart by identity."""
 
 
-def _put(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put into a bounded cache; each step is atomic."""
-    cache[key] = value
-    while len(cache) > CACHED_TASKS:
-        try:
-            cache.pop(next(iter(cache)), None)
-        except (StopIteration, RuntimeError):  # another thread was quicker
-            return
-
-
 def _after_fork() -> None:
     """In a forked child: no executor of the parent's may be used, closed or waited for here."""
     for executor in list(_executors):
@@ -374,7 +388,8 @@ def _at_exit() -> None:
         head.post_close()
     for head in heads:
         head.join()
-    _heads.clear()
+    for delivery in list(_deliveries):
+        delivery.close()
 
 
 os.register_at_fork(after_in_child=_after_fork)

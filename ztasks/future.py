@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
 from typing import Any, TypeVar
 
 from ztasks.core.slices import Slice
@@ -182,8 +182,12 @@ class Future(BaseFuture[T]):
             if self._sleepers is None:
                 self._sleepers = []
             self._sleepers.append(alarm)
-        if not alarm.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and self._state not in _DONE:
-            raise TimeoutError
+        try:
+            if not alarm.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and self._state not in _DONE:
+                raise TimeoutError
+        finally:
+            with _completion:
+                self._sleepers = [sleeper for sleeper in self._sleepers or () if sleeper is not alarm]
 
     def _load(self) -> None:
         """Unpickle what has come, once."""
@@ -201,10 +205,6 @@ class Future(BaseFuture[T]):
             self._payload = None
 
     # --- the head's side ---
-
-    def attach(self, slice_: Slice) -> None:
-        """Tie the future to its job (before it is posted)."""
-        self._slice = slice_
 
     def succeed(self, data: bytes, buffers: list[Buffer]) -> None:
         """The head: the job's result has come."""
@@ -275,6 +275,3 @@ def not_loadable(error: Exception) -> ResultNotLoadable:
     )
     failure.__cause__ = error
     return failure
-
-
-__all__ = ["RUNNING", "Future", "not_loadable"]

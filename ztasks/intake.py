@@ -5,22 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
 from ztasks.io.setup import Setup
 from ztasks.wire.callables import describe
 from ztasks.wire.payload import Pickled, dump
 
+CACHED_TASKS: Final = 1024
+"""How many tasks an executor remembers; the oldest goes first."""
+
 
 def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, ...], preload: Sequence[str]) -> Setup:
     """Check and pickle what every worker is told at its start."""
-    if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+    if (
+        isinstance(preload, str)
+        or not isinstance(preload, Sequence)
+        or not all(isinstance(name, str) for name in preload)
+    ):
         raise InvalidOption(f"preload must be a list of module names, not {preload!r}")
     pickled = Pickled(b"", [])
     if initializer is not None:
         if not callable(initializer):
             raise InvalidOption(f"initializer must be callable, not {initializer!r}")
+        if not isinstance(initargs, Sequence) or isinstance(initargs, str):
+            raise InvalidOption(f"initargs must be a tuple, not {initargs!r}")
         try:
             pickled = dump((getattr(initializer, "ztasks_shipped", initializer), tuple(initargs)))
         except Exception as error:
@@ -29,13 +38,13 @@ def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, .
                 f"{type(error).__name__}: {error}. Nothing was started."
             ) from error
     try:
-        cwd: str | None = os.getcwd()
+        cwd: bytes | None = os.getcwdb()
     except OSError:  # it has been deleted; workers will not find it either
         cwd = None
     return Setup(
-        list(sys.path),
+        [os.fsencode(path) for path in sys.path if isinstance(path, str | bytes | os.PathLike)],
         cwd,
-        list(sys.argv),
+        [os.fsencode(word) for word in sys.argv],
         list(preload),
         pickled.data,
         [bytearray(cast("bytes", buffer)) for buffer in pickled.buffers],
@@ -79,3 +88,13 @@ def forked() -> ZtasksError:
         "this executor belongs to the process that made it; this process is a forked child of that. The job was not "
         "accepted: make a new executor here."
     )
+
+
+def put_bounded(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put into a bounded cache; each step is atomic."""
+    cache[key] = value
+    while len(cache) > CACHED_TASKS:
+        try:
+            cache.pop(next(iter(cache)), None)
+        except (StopIteration, RuntimeError):  # another thread was quicker
+            return

@@ -24,7 +24,7 @@ from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
 from ztasks.outcome import Outcome, cut, entries
 from ztasks.wire.messages import MAX_ITEMS
-from ztasks.wire.payload import PRIMITIVES, Pickled, dump, pack, pack_primitives
+from ztasks.wire.payload import PRIMITIVES, Pickled, dump, load, pack, pack_primitives
 
 SLICE_SECONDS: Final = 0.010
 """How much expected work a slice holds: half of what a lane is kept supplied with."""
@@ -106,13 +106,14 @@ class Map:
 
     def window(self) -> int:
         """Return how many items may be outstanding now."""
-        if self._fixed_window is not None:
-            return self._fixed_window
         seconds = self.task.run_time.seconds
-        if seconds is None:
-            return max(4 * self._workers, self._hint)
-        ahead = self._workers * (6 * TARGET + 2 * min(self._pause, 60.0))
-        items = max(4 * self._workers, int(ahead / seconds), self._hint)
+        if self._fixed_window is not None:
+            items = self._fixed_window
+        elif seconds is None:
+            items = max(4 * self._workers, self._hint)
+        else:
+            ahead = self._workers * (6 * TARGET + 2 * min(self._pause, 60.0))
+            items = max(4 * self._workers, int(ahead / seconds), self._hint)
         if self._bytes_each:
             items = min(items, max(2, int(self._max_bytes / self._bytes_each)))
         return min(items, MAX_OUTSTANDING)
@@ -164,8 +165,9 @@ class Map:
         if self._kept is not None:
             index = self._pulled + len(items)
             for index, item in enumerate(source, index):  # noqa: B020
-                append(item if type(item) in PRIMITIVES else self._pickle(item, index))
-                self._kept[index] = item
+                value = item if type(item) in PRIMITIVES else self._pickle(item, index)
+                append(value)
+                self._kept[index] = item if self._plain else value  # what a generator gives it may change later
             return
         for item in source:
             if type(item) in PRIMITIVES:
@@ -204,6 +206,8 @@ class Map:
         first, self._pulled = self._pulled, self._pulled + size
         self._last_slice = max(size, self._last_slice)
         self._head.post(Slice(self.task, self, first, size, items))
+        if self._head.ended.is_set():
+            self._head.refuse_late()  # closed by another thread just now, or failed
 
     def _end_input(self, error: BaseException | None) -> None:
         if not self.exhausted:
@@ -279,6 +283,8 @@ class Map:
                 ran = segment.worker is not None
                 for place, value, error in entries(segment):
                     item = kept.pop(first + place)
+                    if type(item) is Pickled:
+                        item = load(*item)
                     args, kwargs = item if call_shape else ((item,) if one else item, None)
                     yield Outcome(
                         first + place,

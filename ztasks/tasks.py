@@ -46,7 +46,9 @@ class Task(Generic[P, R]):
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind like a function, so that methods can be tasks."""
-        return self if instance is None else functools.partial(self, instance)  # type: ignore[arg-type]
+        if instance is None:
+            return self
+        return Task(functools.partial(self.ztasks_function, instance), self.ztasks_options)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"<task {self.ztasks_options.name or getattr(self, '__qualname__', self.ztasks_function)}>"
@@ -127,3 +129,10 @@ def options(function: Callable[P, R], /, **changes: Any) -> Task[P, R]:
     if isinstance(function, Task):
         return function.options(**changes)
     return Task(function, DEFAULTS.replaced(changes))
+
+
+def options_of(fn: Any) -> Options:
+    """Return a task's options; also of one behind a partial, or bound as a method."""
+    if isinstance(fn, functools.partial):
+        return options_of(fn.func)
+    return fn.ztasks_options if isinstance(fn, Task) else DEFAULTS

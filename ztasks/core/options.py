@@ -43,6 +43,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **{name: _checked(name, value) for name, value in changes.items()})
 
 
+MAX_COUNT: Final = 2**31 - 1
+"""The largest number that any option takes."""
+
 NAMES: Final = frozenset(Options.__struct_fields__)
 DEFAULTS: Final = Options()
 
@@ -73,6 +76,8 @@ def count(value: object, what: str, least: int = 0) -> int:
     """Check that `value` is a whole number of at least `least`; raises InvalidOption."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidOption(f"{what} must be a whole number of at least {least}, not {value!r}")
+    if value > MAX_COUNT:
+        raise InvalidOption(f"{what} must be at most {MAX_COUNT}, not {value!r}")
     return value
 
 

@@ -47,10 +47,6 @@ class Gate(Protocol):
     def release(self) -> None: ...  # noqa: D102
 
 
-class Owner(Protocol):
-    """Who waits for a slice's outcomes: a future or a map. To the core it is only an identity."""
-
-
 class RunTime:
     """How long an item of a task takes: a moving average of what workers report, shared by all books on that task."""
 

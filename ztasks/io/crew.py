@@ -184,3 +184,11 @@ def watch_exit(worker: WorkerProcess, ended: Callable[[], None]) -> int | None:
 
     threading.Thread(target=wait, name=f"ztasks-wait-{worker.pid}", daemon=True).start()
     return None
+
+
+def write_stderr(lines: bytes) -> None:
+    """Write workers' output to this process's stderr."""
+    try:
+        os.write(2, lines)
+    except OSError:  # stderr is closed or full: there is nobody to tell
+        return

@@ -5,15 +5,17 @@ A submitted job's owner is a future, a slice's owner is a map; they look alike t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from ztasks.core.slices import Finished, Slice
 from ztasks.io.hostinfo import host_name
-from ztasks.wire.failures import rebuild
-from ztasks.wire.messages import Failure, Results
-from ztasks.wire.payload import Buffer, Items
+from ztasks.wire.messages import Failure, Results, check_items
+from ztasks.wire.payload import Items
+
+if TYPE_CHECKING:
+    from ztasks.io.sockets import Socket
 
 
 class WorkerName(NamedTuple):
@@ -46,29 +48,6 @@ class Segment(msgspec.Struct, frozen=True):
     """None if the items were not run."""
     error: BaseException | None = None
     """Why all of them have ended without being run."""
-
-
-class JobOwner(Protocol):
-    """Waits for one job: a future."""
-
-    def succeed(self, data: bytes, buffers: list[Buffer]) -> None:
-        """The job's result has come, pickled."""
-
-    def fail(self, error: Failure | BaseException) -> None:
-        """The job has failed."""
-
-    def cancelled_by_head(self) -> None:
-        """The job was cancelled while it waited."""
-
-
-class MapOwner(Protocol):
-    """Waits for the items of a map."""
-
-    def arrive(self, segment: Segment) -> None:
-        """Some of its items have ended."""
-
-    def abandon(self, first: int, count: int, error: BaseException | None) -> None:
-        """Items that waited are cancelled (None) or have failed."""
 
 
 def deliver(finished: Finished, results: Results | None, items: Items | None, pid: int) -> None:
@@ -136,4 +115,9 @@ def fail(slices: list[Slice], error: BaseException) -> None:
             owner.fail(error)
 
 
-__all__ = ["JobOwner", "MapOwner", "Segment", "WorkerName", "cancel", "deliver", "fail", "rebuild"]
+def receive_items(sink: Socket, results: Results) -> Items:
+    """Receive the frames that a report's header announces; raises WireError."""
+    frames = sink.receive_frames(int(results.payload is None), sum(results.buffers or ()))
+    data = frames.pop(0) if results.payload is None else results.payload
+    check_items(results, len(data))
+    return Items(results.form, results.count, data, results.sizes, results.buffers, frames)

@@ -31,13 +31,16 @@ class Delivery:
         """Call this in the delivery thread; `prepare` has been called."""
         self._queue.put(call)
 
+    def end(self) -> None:
+        """Let the thread end when all has been called."""
+        self._queue.put(None)
+
     def close(self) -> None:
         """Let the thread end when all has been called, and wait for that, unless it is this very thread."""
+        self.end()
         thread = self._thread
-        if thread is not None and thread.ident is not None:
-            self._queue.put(None)
-            if thread is not threading.current_thread():
-                thread.join()
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+            thread.join()
 
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:

@@ -11,7 +11,6 @@ thread sleeps, wakes it; that is safe from any thread, finaliser and signal hand
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 import sys
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Final
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send, Ventilator
 from ztasks.errors import ExecutorClosed, HeadFailed, WireError, WorkerLost
-from ztasks.io.crew import Crew
-from ztasks.io.deliver import cancel, deliver, fail
+from ztasks.io.crew import Crew, write_stderr
+from ztasks.io.deliver import cancel, deliver, fail, receive_items
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
 from ztasks.io.wakeup import Wakeup
@@ -37,11 +36,9 @@ from ztasks.wire.messages import (
     Ready,
     Results,
     StartFailed,
-    check_items,
     decode_from_worker,
     encode,
 )
-from ztasks.wire.payload import Items
 
 if TYPE_CHECKING:
     from ztasks.io.sockets import Socket
@@ -51,6 +48,9 @@ STOP_EVERY: Final = 0.025
 
 STOP_SECONDS: Final = 3.0
 """How long workers may take to leave before they are killed."""
+
+MAX_SLEEP: Final = 3600.0
+"""The longest sleep in seconds: the operating system's clocks do not count for ever."""
 
 LOOK_EVERY: Final = 0.005
 """How often the thread looks after its workers while messages keep coming."""
@@ -69,6 +69,7 @@ class Head:
         *,
         budget: int | None = None,
         output: Callable[[bytes], None] | None = None,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self._thread = threading.Thread(target=self._run, name="ztasks-head", daemon=False)
         self.inbox: deque[Slice | Callable[[], None]] = deque()
@@ -81,13 +82,14 @@ class Head:
         self._setup = setup
         self._budget = budget
         self._output = output
+        self._on_end = on_end
         self._ventilator = Ventilator(_chance)
         self._broken: BaseException | None = None
         self._closing = False
         self._stop_since: float | None = None
         self._stop_next = 0.0
-        self._wakeup = Wakeup()
         self._rundir = RunDir()
+        self._wakeup = Wakeup()
 
     # --- any thread ---
 
@@ -97,6 +99,7 @@ class Head:
 
     def join(self) -> None:
         """Wait until everything has been closed."""
+        self.ended.wait()  # first: a KeyboardInterrupt inside Thread.join makes the thread look ended (3.11)
         self._thread.join()
 
     def post(self, item: Slice | Callable[[], None]) -> None:
@@ -185,7 +188,7 @@ class Head:
             self._asleep = True
             if busy or self.inbox or self._sink.readable():
                 due = 0.0
-            for key, _ in self._selector.select(due):
+            for key, _ in self._selector.select(None if due is None else min(due, MAX_SLEEP)):
                 key.data()
             self._asleep = False
 
@@ -239,6 +242,9 @@ class Head:
         return bool(slices) or commands > 0
 
     def _accept(self, slices: list[Slice]) -> None:
+        if self._stop_since is not None:  # posted before the executor was closed, and read too late
+            fail(slices, _closed_meanwhile())
+            return
         self._ventilator.on_submit(slices)
 
     def cancel_slice(self, slice_: Slice) -> None:
@@ -303,7 +309,7 @@ class Head:
         message = decode_from_worker(sink.receive_header())
         if type(message) is Results:
             try:
-                items = _receive_items(sink, message)
+                items = receive_items(sink, message)
                 finished = self._ventilator.on_results(message, now)
             except WireError:
                 self._watch.kill(message.lane)  # what it holds is given to its successor
@@ -316,6 +322,7 @@ class Head:
             self._watch.on_start_failed(message.lane, message.failure)
         elif isinstance(message, Bye) and message.lane in self._ventilator.lanes:
             self._ventilator.on_leaving(message.lane)
+            self._watch.on_bye(message.lane, now)
 
     # --- the end ---
 
@@ -349,18 +356,22 @@ class Head:
             self._wakeup.close()
             self.ended.set()
             self.refuse_late()
+            self._on_end()
 
     def _fail_everything(self, error: BaseException) -> None:
         """Fail what waits and what is assigned: the head itself has failed."""
         self._fail_waiting(error)
         assigned = [
-            slice_ for lane in self._ventilator.lanes.values() for batch in lane.batches for slice_ in batch.slices
+            slice_
+            for lane in self._ventilator.lanes.values()
+            for batch in lane.batches
+            for slice_ in batch.rest(max(lane.received - batch.position, 0))
         ]
         fail(assigned, error)
 
     def refuse_late(self) -> None:
         """Fail what was posted too late; called at the end, and by whoever posts after it."""
-        error = self._broken or ExecutorClosed("the executor was closed while this job was being submitted")
+        error = self._broken or _closed_meanwhile()
         while self.inbox:
             try:
                 item = self.inbox.popleft()
@@ -370,20 +381,8 @@ class Head:
                 fail([item], error)
 
 
-def _receive_items(sink: Socket, results: Results) -> Items:
-    """Receive the frames that a report's header announces; raises WireError."""
-    frames = sink.receive_frames(int(results.payload is None), sum(results.buffers or ()))
-    data = frames.pop(0) if results.payload is None else results.payload
-    check_items(results, len(data))
-    return Items(results.form, results.count, data, results.sizes, results.buffers, frames)
-
-
-def write_stderr(lines: bytes) -> None:
-    """Write workers' output to this process's stderr."""
-    try:
-        os.write(2, lines)
-    except OSError:  # stderr is closed or full: there is nobody to tell
-        return
+def _closed_meanwhile() -> ExecutorClosed:
+    return ExecutorClosed("the executor was closed while this job was being submitted; it was not run")
 
 
 def _chance() -> float:

@@ -165,7 +165,7 @@ class Runner:
         if self._forked:
             self._leave_child()
         self._outbox.fail(lambda position: describe(position, error))
-        error.__traceback__ = None  # it holds the frames of the job, and all that they hold
+        BaseException.with_traceback(error, None)  # it holds the frames of the job, and all that they hold
 
     def _fail_all(self, failure: Failure, position: int, count: int) -> None:
         """Let all jobs fail whose callable could not be loaded."""

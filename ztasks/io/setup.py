@@ -16,9 +16,10 @@ FILE: Final = "setup"
 class Setup(msgspec.Struct):
     """The parent's surroundings, and the executor's initializer."""
 
-    sys_path: list[str]
-    cwd: str | None
-    argv: list[str]
+    sys_path: list[bytes]
+    """This and the following as the file system has them: such names need not be text."""
+    cwd: bytes | None
+    argv: list[bytes]
     preload: list[str]
     initializer: bytes
     """The pickle of (function, arguments); empty if there is none."""

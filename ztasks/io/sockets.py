@@ -123,7 +123,10 @@ class Sockets:
         return self._make(zmq.PULL, path, bound=False)
 
     def _make(self, kind: int, path: str, *, bound: bool) -> Socket:
-        raw = self._context.socket(kind)
+        try:
+            raw = self._context.socket(kind)
+        except zmq.ZMQError as error:  # too many sockets, or descriptors
+            raise OSError(error.errno, str(error)) from error
         raw.setsockopt(zmq.LINGER, LINGER_MS)
         raw.setsockopt(zmq.SNDHWM, 0)
         raw.setsockopt(zmq.RCVHWM, 0)

@@ -35,7 +35,13 @@ LOOK_STEP: Final = 0.001
 """How soon to look again for what is about to happen."""
 
 START_FAILURES: Final = 3
-"""After so many workers in a row have died before they were ready, no more are started."""
+"""After so many workers in a row have died before they were ready, with no other at work, no more are started."""
+
+RESTART_AFTER: Final = 0.200
+"""How long to wait after a worker did not come up before another one is started."""
+
+EXIT_SECONDS: Final = 3.0
+"""How long a worker may take to exit after its last word."""
 
 
 class Watch:
@@ -69,6 +75,11 @@ class Watch:
         """Lanes whose worker was killed because its job did not heed its timeout."""
         self._connecting: set[int] = set()
         """Lanes whose worker is ready, but not yet connected: what is sent to it now would get nowhere."""
+        self._missing = 0
+        """How many workers could not be started; it is tried again from time to time."""
+        self._restart_at = 0.0
+        self._leaving: dict[int, float] = {}
+        """Workers that have said Bye, by lane, and when they are killed if they have not exited by then."""
         self._next_lane = 0
         self._start_failures = 0
 
@@ -81,7 +92,7 @@ class Watch:
         try:
             worker = self.crew.start(number)
         except OSError as error:
-            self._start_failures = START_FAILURES
+            self._missing += 1
             self._start_failed(f"a worker process cannot be started: {error}")
             return None
         self._ventilator.on_starting(number, self._budget)
@@ -91,6 +102,19 @@ class Watch:
         """Open the lane to a new worker, and watch it."""
         if worker is None:
             return
+        try:
+            self._open_lane(worker, sockets)
+        except OSError as error:
+            worker.reap()
+            lane = self.lanes.pop(worker.lane, None)
+            if lane is not None:
+                lane.close(sockets)
+            self._ventilator.on_lost(worker.lane, None, "it could not be watched", monotonic())
+            self.crew.forget(worker)
+            self._missing += 1
+            self._start_failed(f"a worker cannot be connected: {error}. See `ulimit -n`: each takes some 8 descriptors")
+
+    def _open_lane(self, worker: WorkerProcess, sockets: Sockets) -> None:
         lane = LaneSocket(sockets.lane(self._rundir.file(f"lane-{worker.lane}")))
         self.lanes[worker.lane] = lane
         lane.watched = watch_exit(worker, lambda: self._post(lambda: self._on_exit(worker)))
@@ -122,12 +146,15 @@ class Watch:
             worker.ready = True
             error = rebuild(failure)
             self._start_failures = START_FAILURES
+            worker.ready = False  # it will not work
             self._start_failed(str(error), error.__cause__)
 
     def _start_failed(self, why: str, cause: BaseException | None = None) -> None:
-        """Count a worker that did not come up; after some in a row, give up and say why."""
+        """Count a worker that did not come up; after some in a row, with no other at work, give up and say why."""
         self._start_failures += 1
-        if self._start_failures >= START_FAILURES:
+        self._restart_at = monotonic() + RESTART_AFTER
+        at_work = any(worker.ready and worker.exit_code is None for worker in self.crew.workers.values())
+        if self._start_failures >= START_FAILURES and not at_work:
             error = WorkersCannotStart(
                 f"the workers cannot start: {why}\nJobs that were queued have not run. Mend the cause and make a new "
                 "executor."
@@ -167,9 +194,29 @@ class Watch:
                 continue
             del self._dying[number]
             self._bury_one(worker, sockets, now)
-            if replace():
-                self.attach(self.spawn(), sockets)
-        return LOOK_STEP if self._dying else None
+            self._missing += 1
+        for number, deadline in list(self._leaving.items()):
+            if now >= deadline:  # a thread that a job has left behind keeps it from exiting
+                self.kill(number)
+        return self._replace_missing(sockets, now) if self._missing and replace() else self._look_again(now)
+
+    def _replace_missing(self, sockets: Sockets, now: float) -> float | None:
+        """Start workers for those that are gone; after a failure, not before a while has passed."""
+        if self._start_failures and now < self._restart_at:
+            return min(self._restart_at - now, self._look_again(now) or RESTART_AFTER)
+        wanted, self._missing = self._missing, 0
+        for _ in range(wanted):
+            self.attach(self.spawn(), sockets)
+        return self._look_again(now) if not self._missing else RESTART_AFTER
+
+    def _look_again(self, now: float) -> float | None:
+        if self._dying:
+            return LOOK_STEP
+        return max(0.0, min(self._leaving.values()) - now) if self._leaving else None
+
+    def on_bye(self, number: int, now: float) -> None:
+        """A worker has sent all it had, and is about to exit."""
+        self._leaving.setdefault(number, now + EXIT_SECONDS)
 
     def _bury_one(self, worker: WorkerProcess, sockets: Sockets, now: float) -> None:
         number = worker.lane
@@ -186,6 +233,7 @@ class Watch:
             deliver(outcome, None, None, worker.pid)
         ready, tail = worker.ready, worker.tail
         self._connecting.discard(number)
+        self._leaving.pop(number, None)
         self.lanes.pop(number).close(sockets)
         self.crew.forget(worker)
         if not ready and not leaving:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import importlib
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ class Worker:
         """Run until told to leave."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
         faulthandler.enable()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what a job prints shall be seen when it prints it
+            sys.stdout.reconfigure(line_buffering=True)
         lifeline.hold(self._lifeline)
         os.environ["ZTASKS_WORKER"] = str(self._number)
         sockets = Sockets()
@@ -81,10 +84,10 @@ class Worker:
 
     def _set_up(self, setup: Setup) -> Failure | None:
         """Take on the parent's surroundings, import what shall be there, run the initializer."""
-        sys.path[:] = setup.sys_path
-        sys.argv[:] = setup.argv
+        sys.path[:] = map(os.fsdecode, setup.sys_path)
+        sys.argv[:] = map(os.fsdecode, setup.argv)
         try:
-            what = f"changing to the directory {setup.cwd}"
+            what = f"changing to the directory {setup.cwd!r}"
             if setup.cwd is not None:
                 with contextlib.suppress(FileNotFoundError):  # deleted since: what needs it will say so
                     os.chdir(setup.cwd)

@@ -21,6 +21,9 @@ from ztasks.errors import CallNotPicklable
 CACHE_SIZE: Final = 1024
 """How many callables are remembered; the oldest goes first."""
 
+REMEMBERED_BYTES: Final = 64 * 1024
+"""Pickles of functions by value that are larger are not kept, nor is what they were made of."""
+
 CONTENTS_LOOKED_AT: Final = 32
 """How many items of a container that a function names are searched for code."""
 
@@ -61,10 +64,12 @@ def ship(function: Any) -> ShippedCallable:
         if fingerprint is None:
             return _pickle(function)
         known = _by_fingerprint.get(fingerprint)
-        if known is None:
-            known = _Remembered(_pickle(function), references)
-            _remember(_by_fingerprint, fingerprint, known)
-        return known.shipped
+        if known is not None:
+            return known.shipped
+        shipped = _pickle(function)
+        if len(shipped.pickled) <= REMEMBERED_BYTES:  # what a closure captures would live as long as the cache
+            _remember(_by_fingerprint, fingerprint, _Remembered(shipped, references))
+        return shipped
     if kind is BuiltinFunctionType or kind is type:
         found = _by_reference.get(function)
         if found is not None:

@@ -70,7 +70,8 @@ def rebuild(failure: Failure) -> BaseException:
     """Make the exception that a future raises; calls what the exception's class defines for unpickling."""
     error = _rebuild(failure)
     if failure.traceback and not isinstance(error, RemoteError):
-        error.__cause__ = RemoteTraceback(failure.traceback)
+        # Not by assignment: an exception's class may forbid that, as frozen dataclasses do.
+        BaseException.__dict__["__cause__"].__set__(error, RemoteTraceback(failure.traceback))
     return error
 
 
