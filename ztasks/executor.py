@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from ztasks import tasks as task_module
 from ztasks.core.options import Options, count
-from ztasks.core.slices import RunTime, Slice, Task
+from ztasks.core.slices import RunTime, Slice, TaskBooks
 from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.future import Future
 from ztasks.intake import bad_arguments, closed, forked, make_setup, never_started, put_bounded
@@ -85,9 +85,9 @@ class Executor(concurrent.futures.Executor):
         self._delivery = Delivery()
         self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output, on_end=self._delivery.end)
         self._numbers = counter(1)
-        self._known: dict[Any, Task] = {}
+        self._known: dict[Any, TaskBooks] = {}
         """Tasks by the function itself, where its pickle can never change: the quick way."""
-        self._tasks: dict[tuple[bytes, Options], Task] = {}
+        self._tasks: dict[tuple[bytes, Options], TaskBooks] = {}
         self._maps: dict[int, Map] = {}
         self._closing = threading.Lock()
         self._closed = False
@@ -123,7 +123,7 @@ class Executor(concurrent.futures.Executor):
             self._head.refuse_late()  # closed by another thread just now, or failed
         return future
 
-    def _task(self, fn: Callable[..., Any]) -> Task:
+    def _task(self, fn: Callable[..., Any]) -> TaskBooks:
         """Find or make the books on a callable."""
         if not callable(fn):
             raise InvalidOption(f"a job needs a callable, not {fn!r}")
@@ -136,7 +136,7 @@ class Executor(concurrent.futures.Executor):
         shipped = ship(fn)
         task = self._tasks.get((shipped.key, options))
         if task is None:
-            task = Task(shipped, options)
+            task = TaskBooks(shipped, options)
             if len(shipped.pickled) <= REMEMBERED_BYTES:
                 put_bounded(self._tasks, (shipped.key, options), task)
         if shipped.by_reference and type(fn) in _QUICK:
@@ -259,14 +259,14 @@ class Executor(concurrent.futures.Executor):
         map_.fill()
         return map_
 
-    def _map_task(self, fn: Callable[..., Any], shape: Shape, *, detail: bool) -> Task:
+    def _map_task(self, fn: Callable[..., Any], shape: Shape, *, detail: bool) -> TaskBooks:
         """Make the books on a map; what is known of the callable's run time is shared."""
         base = self._known.get(fn) if type(fn) in _QUICK else None
         if base is None:
             base = self._task(fn)
         # Measuring each job costs time itself, so it has an average of its own.
         run_time = RunTime() if detail else base.run_time
-        return Task(base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time)
+        return TaskBooks(base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time)
 
     def _forget_map(self, map_: Map) -> None:
         """A map's input has ended."""

@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 from typing import Any, Final
 
 from ztasks.core.lane import TARGET
-from ztasks.core.slices import Slice, Task
+from ztasks.core.slices import Slice, TaskBooks
 from ztasks.errors import CallNotPicklable
 from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
@@ -50,7 +50,7 @@ class Map:
     def __init__(
         self,
         head: Head,
-        task: Task,
+        task: TaskBooks,
         source: Iterator[Any],
         *,
         workers: int,

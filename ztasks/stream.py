@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any
 
-from ztasks.core.slices import Task
+from ztasks.core.slices import TaskBooks
 from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
 from ztasks.mapping import PULL_SECONDS, Map
@@ -18,7 +18,7 @@ from ztasks.wire.payload import dump
 class Stream(Map):
     """A map that is fed in one thread and consumed in another: for inputs that may block, such as a pipe."""
 
-    def __init__(self, head: Head, task: Task, **how: Any) -> None:
+    def __init__(self, head: Head, task: TaskBooks, **how: Any) -> None:
         super().__init__(head, task, iter(()), **how)
         self._room = threading.Event()
         self._filling: list[Any] = []

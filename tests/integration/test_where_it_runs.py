@@ -468,7 +468,7 @@ def test_stdout_closed(tmp_path: Path) -> None:
         os.close(descriptor)
     with ztasks.Executor(max_workers=2) as executor:
         assert list(executor.map(abs, [-1, -2])) == [1, 2]
-    sys.stderr.write("fine")
+    os.write(2, b"fine")
     os._exit(0)
     """
     done = support.run_script(tmp_path, text)

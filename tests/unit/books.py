@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ztasks.core.lane import MAX_BYTES, Lane, LaneState
 from ztasks.core.options import Options
-from ztasks.core.slices import RunTime, Slice, State, Task
+from ztasks.core.slices import RunTime, Slice, State, TaskBooks
 from ztasks.core.ventilator import SPLIT_SECONDS, Send, Ventilator
 from ztasks.io.deliver import Segment, cancel, deliver
 from ztasks.io.lanes import LaneSocket
@@ -69,7 +69,7 @@ class Gate:
 class Record:
     """What must be true of one job, told from the outside."""
 
-    task: Task
+    task: TaskBooks
     owner: Any
     gate: Gate | None
     failures: int = 0
@@ -249,7 +249,7 @@ class FakeWorker:
 class Rig:
     """The head's part: events in, sends out, and after each event everything is checked."""
 
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[TaskBooks] = field(default_factory=list)
     workers: dict[int, FakeWorker] = field(default_factory=dict)
     records: dict[Item, Record] = field(default_factory=dict)
     jobs: list[Slice] = field(default_factory=list)
@@ -268,17 +268,17 @@ class Rig:
 
     # --- tasks and work ---
 
-    def task(self, shape: str = "call", *, map_number: int = 0, detail: bool = False, **options: Any) -> Task:
+    def task(self, shape: str = "call", *, map_number: int = 0, detail: bool = False, **options: Any) -> TaskBooks:
         function = triple if shape == "one" else tell
         run_time = self.tasks[0].run_time if self.tasks and not detail else RunTime()
-        task = Task(
+        task = TaskBooks(
             ship(function), Options(**options), shape,  # type: ignore[arg-type]
             map_number=map_number, detail=detail, run_time=run_time,
         )  # fmt: skip
         self.tasks.append(task)
         return task
 
-    def submit(self, task: Task, count: int = 1, ballast: int = 0) -> list[Slice]:
+    def submit(self, task: TaskBooks, count: int = 1, ballast: int = 0) -> list[Slice]:
         """Submit jobs; each carries `ballast` bytes out of band."""
         slices = []
         for _ in range(count):
@@ -292,7 +292,7 @@ class Rig:
         self._settle()
         return slices
 
-    def submit_slice(self, task: Task, count: int) -> Slice:
+    def submit_slice(self, task: TaskBooks, count: int) -> Slice:
         """Submit the next so many items of a map, in the form that its shape allows."""
         number = task.map_number
         taken = [item for item, record in self.records.items() if record.task is task]

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from ztasks.core.lane import MAX_BYTES, MAX_CALLABLES, MAX_TARGET, TARGET, Batch, Lane, LaneState
 from ztasks.core.options import DEFAULTS
-from ztasks.core.slices import Slice, Task
+from ztasks.core.slices import Slice, TaskBooks
 from ztasks.wire.callables import ship
 
 
-def task_of(seconds: float | None) -> Task:
-    task = Task(ship(tell), DEFAULTS)
+def task_of(seconds: float | None) -> TaskBooks:
+    task = TaskBooks(ship(tell), DEFAULTS)
     task.run_time.seconds = seconds
     return task
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ztasks.core.lane import Batch
 from ztasks.core.options import DEFAULTS
-from ztasks.core.slices import TRANSITIONS, RunTime, Slice, State, Task
+from ztasks.core.slices import TRANSITIONS, RunTime, Slice, State, TaskBooks
 from ztasks.wire.callables import ship
 from ztasks.wire.payload import Items, dump, pack, pack_primitives
 
@@ -69,7 +69,7 @@ def numbers(items: Items) -> list[int]:
 
 
 def slice_of(count: int, form: str = "list", first: int = 0) -> Slice:
-    task = Task(ship(triple), DEFAULTS, "one", map_number=1)
+    task = TaskBooks(ship(triple), DEFAULTS, "one", map_number=1)
     return Slice(task, "the owner", first, count, items_of(count, form))
 
 

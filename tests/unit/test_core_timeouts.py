@@ -7,7 +7,7 @@ from books import tell
 
 from ztasks.core.lane import Batch, Lane
 from ztasks.core.options import Options
-from ztasks.core.slices import Task
+from ztasks.core.slices import TaskBooks
 from ztasks.core.timeouts import Action, Verdict, judge
 from ztasks.wire.callables import ship
 
@@ -16,7 +16,7 @@ def lane_of(*timeouts: float | None, received: int = 0) -> Lane:
     """Make a lane that holds a batch of two items for each timeout."""
     lane = Lane(0)
     for timeout in timeouts:
-        task = Task(ship(tell), Options(timeout=timeout, grace=2.0))
+        task = TaskBooks(ship(tell), Options(timeout=timeout, grace=2.0))
         lane.add(Batch(task, [], 2, 0, lane.dispatched), now=0.0)
     lane.received = received
     return lane

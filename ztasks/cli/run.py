@@ -16,9 +16,9 @@ from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.io.hostinfo import default_workers
 
 if TYPE_CHECKING:
-    from ztasks.cli.batch import Batch
     from ztasks.cli.inputs import Inputs
     from ztasks.cli.records import Recorder
+    from ztasks.cli.running import Run
     from ztasks.cli.target import Target
 
 EPILOG: Final = """\
@@ -136,10 +136,10 @@ def parse_workers(text: str | None) -> int:
 
 def _run(target: Target, inputs: Inputs, file: int, settings: Settings) -> int:
     """Start the workers, run the batch, say how it went; return the exit code."""
-    from ztasks.cli.batch import Batch
     from ztasks.cli.output import RecordWriter, write_all
     from ztasks.cli.progress import Reporter, make_display
     from ztasks.cli.records import Recorder
+    from ztasks.cli.running import Run
     from ztasks.executor import Executor
 
     recorder = Recorder(target.name)
@@ -155,34 +155,34 @@ def _run(target: Target, inputs: Inputs, file: int, settings: Settings) -> int:
             # where the bar is on the same terminal, records are written above it
             write = reporter.print if display.is_bar and os.isatty(file) else partial(write_all, file)
             output = RecordWriter(write, ordered=settings.ordered)
-            batch = Batch(executor, stream, recorder, inputs, output, reporter)
+            running = Run(executor, stream, recorder, inputs, output, reporter)
             if settings.progress:
-                reporter.watch(batch.look)
-            with batch.stopper:
-                batch.run()
+                reporter.watch(running.look)
+            with running.stopper:
+                running.run()
                 reporter.close()
-                _close(batch, recorder, settings)
-        return batch.exit_code()
+                _close(running, recorder, settings)
+        return running.exit_code()
     finally:
         reporter.close()
 
 
-def _close(batch: Batch, recorder: Recorder, settings: Settings) -> None:
+def _close(running: Run, recorder: Recorder, settings: Settings) -> None:
     """Say how it went; nothing at all if the reader of the output has gone."""
     from ztasks.cli.summary import summarise
 
-    if batch.reader_gone:
+    if running.reader_gone:
         return
-    for problem in batch.problems:
+    for problem in running.problems:
         _tell(f"ztasks: error: {problem}")
     if settings.summary:
         notes = []
         if recorder.marked:
             which = "1 result holds" if recorder.marked == 1 else f"{recorder.marked:,} results hold"
             notes.append(f'{which} what JSON cannot; it is written as {{"$repr": ...}}')
-        if batch.interrupted:
+        if running.interrupted:
             notes.append("interrupted: inputs that had not been read have no record")
-        _tell("ztasks: " + summarise(batch.tally, batch.seconds, settings.workers, notes))
+        _tell("ztasks: " + summarise(running.tally, running.seconds, settings.workers, notes))
 
 
 def _tell(text: str) -> None:

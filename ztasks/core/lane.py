@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from enum import Enum
 from typing import Final
 
-from ztasks.core.slices import Slice, Task
+from ztasks.core.slices import Slice, TaskBooks
 
 TARGET: Final = 0.020
 """Seconds of expected work that a lane is kept supplied with: enough to hide a round trip many times over."""
@@ -42,7 +42,7 @@ class Batch:
 
     __slots__ = ("count", "nbytes", "position", "slices", "task")
 
-    def __init__(self, task: Task, slices: list[Slice], count: int, nbytes: int, position: int) -> None:
+    def __init__(self, task: TaskBooks, slices: list[Slice], count: int, nbytes: int, position: int) -> None:
         self.task = task
         self.slices = slices
         self.count = count
@@ -135,7 +135,7 @@ class Lane:
             return True
         return self.nbytes < MAX_BYTES // 2 and self.expected() < self.target / 2
 
-    def credit(self, task: Task) -> int:
+    def credit(self, task: TaskBooks) -> int:
         """Return how many items of a task it may be given now, at least one."""
         seconds = task.run_time.seconds
         items = 1 if seconds is None else int((self.target - self.expected()) / seconds)

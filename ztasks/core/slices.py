@@ -62,7 +62,7 @@ class RunTime:
         self.seconds = each if self.seconds is None else self.seconds + 0.3 * (each - self.seconds)
 
 
-class Task:
+class TaskBooks:
     """The ventilator's books on one task: what it is, how long its jobs take, and what of it is queued."""
 
     __slots__ = (
@@ -119,7 +119,7 @@ class Slice:
 
     def __init__(
         self,
-        task: Task,
+        task: TaskBooks,
         owner: Any,
         first: int,
         count: int,

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from ztasks.core.endings import poison, timeout
 from ztasks.core.lane import Batch, Lane, LaneState
 from ztasks.core.options import retry_delay
-from ztasks.core.slices import Finished, Slice, State, Task
+from ztasks.core.slices import Finished, Slice, State, TaskBooks
 from ztasks.errors import WireError
 from ztasks.wire.messages import MAX_ITEMS, Failure, Results
 from ztasks.wire.payload import Items
@@ -49,7 +49,7 @@ class Ventilator:
         self.timed: dict[int, Lane] = {}
         """The lanes that may hold jobs with a timeout; whoever keeps time takes out those that do not."""
         self._chance = chance
-        self._round: deque[Task] = deque()
+        self._round: deque[TaskBooks] = deque()
         """The tasks that have queued work, in turn."""
         self._open: OrderedDict[int, Lane] = OrderedDict()
         """The lanes that want work; the one at the end comes first: it worked last, so its caches are warm."""
@@ -301,7 +301,7 @@ class Ventilator:
         """Return what shall be sent now, and enter it in the books."""
         self._wake_delayed(now)
         sends: list[Send] = []
-        shares: dict[Task, int] = {}
+        shares: dict[TaskBooks, int] = {}
         while self._open and self._round:
             number, lane = next(reversed(self._open.items()))
             task = self._round[0]
@@ -339,7 +339,7 @@ class Ventilator:
         self.pending -= sum(job.count for job in due)
         self.on_submit(due)
 
-    def _take(self, task: Task, lane: Lane, share: int) -> Batch | None:
+    def _take(self, task: TaskBooks, lane: Lane, share: int) -> Batch | None:
         """Take from a task's queue what the lane's credit allows, at least one item; None if all was cancelled."""
         room = lane.room()
         credit = min(lane.credit(task), max(1, share), MAX_ITEMS)

@@ -125,12 +125,12 @@ class WorkerProcess:
 class Crew:
     """The worker processes of one executor."""
 
-    def __init__(self, directory: str, workers: int, own_stdout: bool) -> None:
+    def __init__(self, directory: str, workers: int, own_stdout: bool, environment: dict[str, str]) -> None:
         """`own_stdout`: workers write to this process's stdout; else their stdout goes the way of their stderr."""
         self.workers: dict[int, WorkerProcess] = {}
         self._directory = directory
         self._own_stdout = own_stdout
-        self._environment = dict(os.environ)
+        self._environment = environment
         threads = str(max(1, cores() // workers))
         for variable in THREAD_VARIABLES:
             self._environment.setdefault(variable, threads)

@@ -11,6 +11,7 @@ thread sleeps, wakes it; that is safe from any thread, finaliser and signal hand
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import sys
@@ -82,6 +83,7 @@ class Head:
         self._setup = setup
         self._budget = budget
         self._output = output
+        self._environment = dict(os.environ)
         self._on_end = on_end
         self._ventilator = Ventilator(_chance)
         self._broken: BaseException | None = None
@@ -151,7 +153,7 @@ class Head:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup.clear)
         self._watch = Watch(
-            Crew(self._rundir.path, self._size, own_stdout=self._output is None),
+            Crew(self._rundir.path, self._size, own_stdout=self._output is None, environment=self._environment),
             self._ventilator,
             self._selector,
             self._rundir,

@@ -37,7 +37,7 @@ AFTER_KILL: Final = 0.3
 """Seconds for the records of what a kill ends; there may be very many of them."""
 
 
-class Batch:
+class Run:
     """The state of a run. `run()` it once, in the main thread."""
 
     def __init__(
