@@ -7,6 +7,7 @@ result stays pickled until somebody asks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -186,8 +187,8 @@ class Future(BaseFuture[T]):
             if not alarm.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and self._state not in _DONE:
                 raise TimeoutError
         finally:
-            with _completion:
-                self._sleepers = [sleeper for sleeper in self._sleepers or () if sleeper is not alarm]
+            with contextlib.suppress(ValueError):
+                self._sleepers.remove(alarm)
 
     def _load(self) -> None:
         """Unpickle what has come, once."""
@@ -234,7 +235,8 @@ class Future(BaseFuture[T]):
                 self._state = state
         if watched:
             self._finish_watched(state)
-        for alarm in self._sleepers or ():  # whoever comes to wait from now on sees the state
+        # Whoever comes to wait from now on sees the state; who stops waiting takes its alarm out of the list meanwhile.
+        for alarm in tuple(self._sleepers or ()):
             alarm.release()
         self._slice = None
 

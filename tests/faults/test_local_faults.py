@@ -434,7 +434,8 @@ def test_row_18_close_from_a_callback_and_twice() -> None:
 def test_row_19_used_after_fork(tmp_path: Path) -> None:
     """In the child: a typed error, no hang, no double close. The parent goes on."""
     text = """
-    import os, ztasks
+    import os, warnings, ztasks
+    warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of fork, from 3.12 on
     executor = ztasks.Executor(max_workers=1)
     future = executor.submit(pow, 2, 3)
     print(future.result(), flush=True)
@@ -459,7 +460,8 @@ def test_row_19_used_after_fork(tmp_path: Path) -> None:
 
 def test_row_19_multiprocessing_fork_with_an_open_executor(tmp_path: Path) -> None:
     text = """
-    import multiprocessing, ztasks
+    import multiprocessing, warnings, ztasks
+    warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of fork, from 3.12 on
     context = multiprocessing.get_context("fork")
 
     def child(queue):

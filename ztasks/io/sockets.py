@@ -156,7 +156,11 @@ class Sockets:
             self.close_one(sock)
         # term() waits for linger in C, so a watchdog must stand beside it, not behind it.
         terminator = threading.Thread(target=self._context.term, name="ztasks-term", daemon=True)
-        terminator.start()
+        try:
+            terminator.start()
+        except RuntimeError:  # the interpreter is shutting down, and starts no threads any more (3.12)
+            self._context.term()
+            return
         terminator.join(TERM_SECONDS)
         if terminator.is_alive():
             warnings.warn(
