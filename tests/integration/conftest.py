@@ -1,43 +1,12 @@
 """Each test must leave nothing behind: no thread, child process or directory of ours."""
 
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 for _folder in (Path(__file__).parent, Path(__file__).parents[1]):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))  # for `jobs` (workers find it there too) and for `support`
 
-import support  # noqa: E402
+from clean_room import _nothing_left, _own_tmpdir, shared  # noqa: E402
 
-from ztasks import Executor  # noqa: E402
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_tmpdir() -> Iterator[None]:
-    with support.short_tmpdir():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(_own_tmpdir: None) -> Iterator[None]:
-    before = support.belongings()
-    yield
-    support.check_nothing_left(before)
-
-
-@pytest.fixture(scope="module")
-def shared(_own_tmpdir: None) -> Iterator[Executor]:
-    """An executor for tests that do it no harm."""
-    executor = Executor(max_workers=2)  # no `with`: that would make it the one of all tasks
-    try:
-        called = threading.Event()
-        future = executor.submit(pow, 2, 2)
-        future.add_done_callback(lambda done: called.set())  # its threads and workers are there when a test begins
-        support.wait_for(lambda: called.is_set() and len(support.workers()) >= 2, "two workers")
-        yield executor
-    finally:
-        executor.shutdown()
+__all__ = ["_nothing_left", "_own_tmpdir", "shared"]

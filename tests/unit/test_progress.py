@@ -1,5 +1,6 @@
 """The status, its rate, and the thread that shows it. Where a display is needed it is a list."""
 
+import os
 import threading
 
 import pytest
@@ -136,4 +137,6 @@ def test_no_bar_without_a_terminal() -> None:
 
 
 def test_nobody_to_read_it_is_no_reason_to_stop() -> None:
-    Plain(file=999_999).print(b"lost\n")
+    with pytest.raises(OSError):
+        os.write(999_999, b"lost\n")
+    Plain(file=999_999).print(b"lost\n")  # and yet it returns
