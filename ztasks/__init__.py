@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ForkedExecutor,
         HeadFailed,
         InvalidOption,
+        JobCancelled,
         JobTimeout,
         NoExecutor,
         PoisonJob,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         RemoteTraceback,
         ResultNotLoadable,
         ResultNotPicklable,
+        TooLarge,
         WorkerLost,
         WorkersCannotStart,
         ZtasksError,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from ztasks.io.current import CurrentJob, current_job
     from ztasks.outcome import Outcome
     from ztasks.tasks import Task, options, task
+    from ztasks.wire.certificate import DeathCertificate
+    from ztasks.wire.verdict import Retry
 
 __version__ = "0.1.0"
 
@@ -52,6 +56,7 @@ _HOMES = {
         "ForkedExecutor",
         "HeadFailed",
         "InvalidOption",
+        "JobCancelled",
         "JobTimeout",
         "NoExecutor",
         "PoisonJob",
@@ -59,6 +64,7 @@ _HOMES = {
         "RemoteTraceback",
         "ResultNotLoadable",
         "ResultNotPicklable",
+        "TooLarge",
         "WorkerLost",
         "WorkersCannotStart",
         "ZtasksError",
@@ -69,6 +75,8 @@ _HOMES = {
     "io.current": ("CurrentJob", "current_job"),
     "outcome": ("Outcome",),
     "tasks": ("Task", "options", "task"),
+    "wire.certificate": ("DeathCertificate",),
+    "wire.verdict": ("Retry",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -76,12 +84,14 @@ __all__ = [
     "CallNotLoadable",
     "CallNotPicklable",
     "CurrentJob",
+    "DeathCertificate",
     "Executor",
     "ExecutorClosed",
     "ForkedExecutor",
     "Future",
     "HeadFailed",
     "InvalidOption",
+    "JobCancelled",
     "JobTimeout",
     "NoExecutor",
     "Options",
@@ -91,7 +101,9 @@ __all__ = [
     "RemoteTraceback",
     "ResultNotLoadable",
     "ResultNotPicklable",
+    "Retry",
     "Task",
+    "TooLarge",
     "WorkerLost",
     "WorkersCannotStart",
     "ZtasksError",

@@ -6,6 +6,11 @@ here, and this module imports nothing of ztasks, so that every layer can raise w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ztasks.wire.certificate import DeathCertificate
+
 
 class ZtasksError(Exception):
     """The root of all errors of ztasks; the message says whose fault it is, what was lost, and the cure."""
@@ -70,23 +75,59 @@ class RemoteTraceback(ZtasksError):
         return f'\n"""\n{self.text.rstrip()}\n"""'
 
 
+class TooLarge(ZtasksError, ValueError):
+    """The caller's or the task's fault: arguments or a result exceed the byte budget, and could never fit.
+
+    Raised by `submit` for arguments (nothing was sent); a job whose result is too large fails with it.
+    """
+
+
 class JobTimeout(ZtasksError):
-    """The job ran longer than its `timeout=` and was stopped. No TimeoutError: `result(timeout=)` raises that."""
+    """The job ran longer than its `timeout=` and was stopped. No TimeoutError: `result(timeout=)` raises that.
+
+    If its worker had to be killed, `certificate` says what the job was doing.
+    """
+
+    certificate: DeathCertificate | None = None
+
+
+class JobCancelled(ZtasksError):
+    """Raised inside a running job that is stopped by `future.cancel(running=True)`. The future is cancelled."""
 
 
 class WorkerLost(ZtasksError):
-    """A worker process died while it ran the job, and the job could not be run again. Its other jobs are unharmed."""
+    """A worker process died while it ran the job, and the job could not be run again. Its other jobs are unharmed.
+
+    `certificates` says of each worker that the job took down how it died; `certificate` is the last of them, or None.
+    """
+
+    def __init__(self, message: str, certificates: tuple[DeathCertificate, ...] = ()) -> None:
+        super().__init__(message)
+        self.certificates = certificates
+
+    @property
+    def certificate(self) -> DeathCertificate | None:
+        """How the last of its workers died."""
+        return self.certificates[-1] if self.certificates else None
+
+    def __reduce__(self) -> tuple[type[WorkerLost], tuple[object, ...]]:
+        return type(self), (str(self.args[0]), self.certificates)
 
 
 class PoisonJob(WorkerLost):
-    """The job's worker died each time it was run, more often than `crash_retries` allows; `history` says how."""
+    """The job's worker died each time it was run, more often than `crash_retries` allows.
 
-    def __init__(self, message: str, history: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
+    `history` says how each attempt ended, failures included.
+    """
+
+    def __init__(
+        self, message: str, history: tuple[str, ...] = (), certificates: tuple[DeathCertificate, ...] = ()
+    ) -> None:
+        super().__init__(message, certificates)
         self.history = history
 
-    def __reduce__(self) -> tuple[type[PoisonJob], tuple[str, tuple[str, ...]]]:
-        return type(self), (str(self.args[0]), self.history)
+    def __reduce__(self) -> tuple[type[PoisonJob], tuple[object, ...]]:
+        return type(self), (str(self.args[0]), self.history, self.certificates)
 
 
 class WorkersCannotStart(ZtasksError, RuntimeError):

@@ -5,46 +5,37 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import inspect
-import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import count as counter
 from time import monotonic
 from types import BuiltinFunctionType, FunctionType, TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
+from ztasks import lifetime
 from ztasks import tasks as task_module
 from ztasks.core.options import Options, count
 from ztasks.core.slices import RunTime, Slice, TaskBooks
-from ztasks.errors import InvalidOption, ZtasksError
+from ztasks.errors import InvalidOption, TooLarge, ZtasksError
 from ztasks.future import Future
-from ztasks.intake import bad_arguments, closed, forked, make_setup, never_started, put_bounded
+from ztasks.intake import bad_arguments, closed, make_setup, never_started, put_bounded
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
-from ztasks.io.hostinfo import default_workers
+from ztasks.limits import make_limits, positive
 from ztasks.mapping import Map, new_number
 from ztasks.outcome import Outcome
 from ztasks.stream import Stream
 from ztasks.units import parse_duration, parse_size
-from ztasks.wire.callables import REMEMBERED_BYTES, describe, ship
+from ztasks.wire.callables import REMEMBERED_BYTES, describe, ship_judged
 from ztasks.wire.messages import Shape
 from ztasks.wire.payload import dump_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_WORKERS: Final = 10_000
 BUFFER_BYTES: Final = 64 * 1024 * 1024
 """The default of `buffer_bytes=`: about how many bytes of inputs and results a map holds."""
-
-
-_executors: weakref.WeakSet[Executor] = weakref.WeakSet()
-_deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
-_heads: weakref.WeakSet[Head] = weakref.WeakSet()
-"""All heads that have not ended: at exit they are closed, whether or not their executor still exists. A head that runs
-is kept by its thread; one that has ended need not have been waited for."""
 
 
 class Executor(concurrent.futures.Executor):
@@ -54,6 +45,14 @@ class Executor(concurrent.futures.Executor):
     initializer, initargs: called once in every worker before its first job.
     preload: names of modules that every worker imports before its first job.
     max_tasks_per_child: a worker is replaced after so many jobs.
+    max_memory_per_child: a worker that has more resident memory than this after a job is replaced. Sizes are bytes, or
+        text such as "2GiB".
+    kill_memory_per_child: a worker that has more than this while a job runs is killed, as if it had died of it;
+        default: twice max_memory_per_child.
+    max_bytes: the most bytes that the arguments of submitted jobs hold until the jobs have ended: beyond that, `submit`
+        waits. Also the most that one result may take. Default: a quarter of the memory there is.
+    memory: what all jobs together may take that say so with `memory=`; default: the memory there is.
+    gpus: "auto", or how many: each worker sees one of them, its own, in CUDA_VISIBLE_DEVICES.
     output: called with whole lines of bytes that the workers write to stdout or stderr, in the head's thread; it must
         not block. Default: they write to this process's stdout and stderr.
 
@@ -72,18 +71,26 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         preload: Sequence[str] = (),
         max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | str | None = None,
+        kill_memory_per_child: int | str | None = None,
+        max_bytes: int | str | None = None,
+        memory: int | str | None = None,
+        gpus: int | str | None = None,
         output: Callable[[bytes], None] | None = None,
     ) -> None:
-        self.max_workers = default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
-        if self.max_workers > MAX_WORKERS:
-            raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {max_workers}")
-        if max_tasks_per_child is not None:
-            count(max_tasks_per_child, "max_tasks_per_child", 1)
+        max_memory = None if max_memory_per_child is None else positive(max_memory_per_child, "max_memory_per_child")
+        limits = make_limits(
+            max_workers, max_bytes, memory, max_tasks_per_child, kill_memory_per_child, gpus, max_memory
+        )
+        self.max_workers = limits.workers
+        self._memory = limits.memory
         if output is not None and not callable(output):
             raise InvalidOption(f"output must be callable, not {output!r}")
         setup = make_setup(initializer, initargs, preload)
+        setup.max_bytes, setup.max_memory = limits.max_bytes, max_memory
         self._delivery = Delivery()
-        self._head = Head(self.max_workers, setup, budget=max_tasks_per_child, output=output, on_end=self._delivery.end)
+        self._head = Head(limits, setup, output=output, on_end=self._delivery.end)
+        self._inbox = self._head.inbox
         self._numbers = counter(1)
         self._known: dict[Any, TaskBooks] = {}
         """Tasks by the function itself, where its pickle can never change: the quick way."""
@@ -93,9 +100,9 @@ class Executor(concurrent.futures.Executor):
         self._closed = False
         self._tokens: list[Any] = []
         self._refuse = None
-        _executors.add(self)
-        _heads.add(self._head)
-        _deliveries.add(self._delivery)
+        lifetime.executors.add(self)
+        lifetime.heads.add(self._head)
+        lifetime.deliveries.add(self._delivery)
         self._head.start()
 
     # --- submitting ---
@@ -115,13 +122,22 @@ class Executor(concurrent.futures.Executor):
             payload = dump_call(args, kwargs)
         except Exception as error:
             raise bad_arguments(fn, args, kwargs, error) from error
+        inbox = self._inbox
+        size = len(payload) if type(payload) is bytes else payload.nbytes  # type: ignore[union-attr]
+        inbox.taken += size
+        if inbox.taken - inbox.freed > inbox.max_bytes:
+            inbox.wait_for_room(size, may_wait=not self._serves())
         future: Future[R] = Future(self._head, self._delivery)
         slice_ = Slice(task, future, next(self._numbers), 1, payload, future._gate)
         future._slice = slice_
-        self._head.post(slice_)
-        if self._head.ended.is_set():
+        inbox.post(slice_)
+        if inbox.ended.is_set():
             self._head.refuse_late()  # closed by another thread just now, or failed
         return future
+
+    def _serves(self) -> bool:
+        """Tell whether this is a thread that others wait for: the delivery thread, or the head's."""
+        return threading.current_thread() in (self._delivery._thread, self._head.thread)
 
     def _task(self, fn: Callable[..., Any]) -> TaskBooks:
         """Find or make the books on a callable."""
@@ -133,7 +149,13 @@ class Executor(concurrent.futures.Executor):
                 "function that calls asyncio.run() on it."
             )
         options = task_module.options_of(fn)
-        shipped = ship(fn)
+        if options.memory is not None and self._memory is not None and options.memory > self._memory:
+            raise TooLarge(
+                f"a job of {describe(fn)} takes {options.memory} bytes of memory, as its option says; this executor "
+                f"has {self._memory} for all jobs together. Nothing was sent. Lower the task's memory=, or raise "
+                "Executor's."
+            )
+        shipped = ship_judged(fn, options.verdict)
         task = self._tasks.get((shipped.key, options))
         if task is None:
             task = TaskBooks(shipped, options)
@@ -318,7 +340,7 @@ class Executor(concurrent.futures.Executor):
             return
         self._head.join()
         self._delivery.close()
-        _heads.discard(self._head)
+        lifetime.heads.discard(self._head)
 
     def __enter__(self) -> Self:
         self._tokens.append(task_module.current_executor.set(self))
@@ -370,29 +392,3 @@ class Executor(concurrent.futures.Executor):
 
 _QUICK: Final = frozenset({FunctionType, BuiltinFunctionType, type, task_module.Task})
 """The types of callables that are told apart by identity."""
-
-
-def _after_fork() -> None:
-    """In a forked child: no executor of the parent's may be used, closed or waited for here."""
-    for executor in list(_executors):
-        executor._refuse = forked
-    for head in list(_heads):
-        head.after_fork()
-    _heads.clear()
-
-
-def _at_exit() -> None:
-    """At the interpreter's exit, before threads are joined: finish and close what was not closed."""
-    heads = list(_heads)
-    for head in heads:
-        head.post_close()
-    for head in heads:
-        head.join()
-    for delivery in list(_deliveries):
-        delivery.close()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-# Runs before non-daemon threads are joined; atexit runs after, and would never be reached. concurrent.futures relies
-# on the same function.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]

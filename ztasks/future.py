@@ -114,10 +114,20 @@ class Future(BaseFuture[T]):
         """Return whether the job has been given to a worker and has not ended."""
         return self._state == PENDING and self._gate.locked()
 
-    def cancel(self) -> bool:
-        """Cancel the job if it has not been given to a worker; return whether it is cancelled."""
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the job if it has not been given to a worker; return whether it is cancelled.
+
+        running: if it has, take it back or stop it, as a timeout does: JobCancelled is raised inside the job, and after
+        the task's `grace` its worker is killed. This does not wait for that: True says that it was asked for. The
+        future is cancelled when the job has ended, unless it comes to its result first.
+        """
         if self._state in _DONE:
             return self._state == CANCELLED_AND_NOTIFIED
+        if running:
+            slice_ = self._slice
+            if slice_ is not None:
+                self._head.post(lambda: self._head.stop_job(slice_))
+                return True
         got: list[bool] = []
         try:
             got.extend(map(self._gate.acquire, (False,)))  # in C: a KeyboardInterrupt finds it noted, or not done
@@ -238,7 +248,10 @@ class Future(BaseFuture[T]):
         # Whoever comes to wait from now on sees the state; who stops waiting takes its alarm out of the list meanwhile.
         for alarm in tuple(self._sleepers or ()):
             alarm.release()
-        self._slice = None
+        slice_, self._slice = self._slice, None
+        if slice_ is not None:
+            size, inbox = slice_.nbytes, self._head.inbox
+            inbox.freed += size
 
     def _finish_watched(self, state: str) -> None:
         """Somebody has a hold on the condition: `wait`, `as_completed`, or a callback."""

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, cast
 
 from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
 from ztasks.io.setup import Setup
+from ztasks.units import reason, shown
 from ztasks.wire.callables import describe
+from ztasks.wire.messages import Shape
 from ztasks.wire.payload import Pickled, dump
 
 CACHED_TASKS: Final = 1024
 """How many tasks an executor remembers; the oldest goes first."""
 
+LONGEST_NAME: Final = 255
+"""No file, and so no module, has a longer one."""
+
+_PLAIN_CALLABLES: Final = frozenset({FunctionType, BuiltinFunctionType, MethodType, functools.partial, type})
+"""Types whose own `__call__` is no coroutine function."""
+
 
 def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, ...], preload: Sequence[str]) -> Setup:
     """Check and pickle what every worker is told at its start."""
-    if (
-        isinstance(preload, str)
-        or not isinstance(preload, Sequence)
-        or not all(isinstance(name, str) for name in preload)
-    ):
-        raise InvalidOption(f"preload must be a list of module names, not {preload!r}")
+    names = _module_names(preload)
+    if not isinstance(initargs, Sequence) or isinstance(initargs, str | bytes | bytearray):
+        raise InvalidOption(f"initargs must be a tuple, not {shown(initargs)}")
     pickled = Pickled(b"", [])
     if initializer is not None:
-        if not callable(initializer):
-            raise InvalidOption(f"initializer must be callable, not {initializer!r}")
-        if not isinstance(initargs, Sequence) or isinstance(initargs, str):
-            raise InvalidOption(f"initargs must be a tuple, not {initargs!r}")
+        check_callable(initializer, "initializer")
         try:
             pickled = dump((getattr(initializer, "ztasks_shipped", initializer), tuple(initargs)))
         except Exception as error:
             raise CallNotPicklable(
-                f"the initializer {describe(initializer)} or its initargs cannot be pickled: "
-                f"{type(error).__name__}: {error}. Nothing was started."
+                f"the initializer {describe(initializer)} or its initargs cannot be pickled: {reason(error)}. Nothing "
+                "was started."
             ) from error
     try:
         cwd: bytes | None = os.getcwdb()
@@ -44,11 +49,76 @@ def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, .
     return Setup(
         [os.fsencode(path) for path in sys.path if isinstance(path, str | bytes | os.PathLike)],
         cwd,
-        [os.fsencode(word) for word in sys.argv],
-        list(preload),
+        [os.fsencode(word) for word in getattr(sys, "argv", ()) if isinstance(word, str | bytes | os.PathLike)],
+        names,
         pickled.data,
         [bytearray(cast("bytes", buffer)) for buffer in pickled.buffers],
     )
+
+
+def _module_names(preload: Sequence[str]) -> list[str]:
+    """Check the names of modules; raises InvalidOption."""
+    try:
+        names = None if isinstance(preload, str) or not isinstance(preload, Sequence) else [*preload]
+    except Exception as error:
+        raise InvalidOption(f"preload must be a list of module names; reading it raised {reason(error)}") from error
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise InvalidOption(f"preload must be a list of module names, not {shown(preload)}")
+    for name in names:
+        if not all(0 < len(part) <= LONGEST_NAME and part.isprintable() for part in name.split(".")):
+            raise InvalidOption(
+                f"preload must be a list of names such as 'numpy' or 'package.module', not {shown(name)}"
+            )
+    return names
+
+
+def check_callable(function: object, what: str = "a job") -> None:
+    """Check that workers can call something and get a result from it; raises InvalidOption."""
+    if not callable(function):
+        needs = "needs a callable" if what == "a job" else "must be callable"
+        raise InvalidOption(f"{what} {needs}, not {shown(function)}")
+    try:
+        inner = getattr(function, "__wrapped__", function)
+        getattr(function, "ztasks_shipped", None)  # is asked for by whoever pickles it
+    except Exception as error:
+        raise InvalidOption(f"{what} needs a callable; looking at this one raised {reason(error)}") from error
+    method = None if type(function) in _PLAIN_CALLABLES else type(function).__call__
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (inner, method)):
+        raise InvalidOption(
+            f"{describe(function)} is a coroutine function: a worker would only make a coroutine of it. Give {what} a "
+            "function that calls asyncio.run() on it."
+        )
+
+
+def make_source(iterables: tuple[Iterable[Any], ...]) -> tuple[Shape, Iterator[Any]]:
+    """Return how the items of a map become calls, and an iterator over them; raises InvalidOption.
+
+    What an iterable's own `__iter__` raises is raised as it is.
+    """
+    for place, iterable in enumerate(iterables, 1):
+        kind = type(iterable)
+        if getattr(kind, "__iter__", None) is None and not hasattr(kind, "__getitem__"):
+            raise InvalidOption(
+                f"iterable {place} of this map is no iterable: {shown(iterable)}. Nothing was sent. Put a single input "
+                "into a list; give other arguments with functools.partial."
+            )
+    try:
+        if len(iterables) == 1:
+            return "one", iter(iterables[0])
+        return "star", zip(*iterables, strict=False)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # it comes from an __iter__ of the user's
+        raise InvalidOption(f"an iterable of this map cannot be iterated over: {reason(error)}") from error
+
+
+def known_length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """Return how many items a map has, if all of its iterables say so; one whose `__len__` fails does not say so."""
+    try:
+        lengths = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
+    except Exception:  # noqa: BLE001 - it is a hint
+        return None
+    return min(lengths) if lengths and len(lengths) == len(iterables) else None
 
 
 def bad_arguments(
@@ -64,7 +134,7 @@ def bad_arguments(
             which = f"{name}, of type {type(value).__qualname__},"
             break
     return CallNotPicklable(
-        f"{which} of a job of {describe(fn)} cannot be pickled: {type(error).__name__}: {error}. Nothing was sent. "
+        f"{which} of a job of {describe(fn)} cannot be pickled: {reason(error)}. Nothing was sent. "
         "Pass what the job can make it from (a path instead of an open file)."
     )
 

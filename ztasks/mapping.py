@@ -1,8 +1,8 @@
 """Maps: many calls of one task, streamed. Inputs are pulled lazily, results come in order or as they finish.
 
 What it must hold: the input is only advanced in the caller's own threads; ready results are handed out before more is
-pulled; what is pulled and not yet handed out is bounded in items and bytes; every item that was pulled is handed out
-once, unless the map is closed.
+pulled; what is pulled and not yet handed out is bounded in items and bytes (`core/window.py`); every item that was
+pulled is handed out once, unless the map is closed.
 
     input --pull--> slices --head--> lanes --> workers --> head --arrive--> results, handed out
 """
@@ -12,33 +12,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from itertools import count, islice
+from itertools import chain, count, islice
 from queue import Empty, SimpleQueue
+from sys import getsizeof
 from time import monotonic, perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ztasks.core.lane import TARGET
 from ztasks.core.slices import Slice, TaskBooks
+from ztasks.core.window import SLICE_BYTES, Window
 from ztasks.errors import CallNotPicklable
 from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
-from ztasks.outcome import Outcome, cut, entries
-from ztasks.wire.messages import MAX_ITEMS
+from ztasks.outcome import Outcome, cut, entries, outcome_of
+from ztasks.units import reason
 from ztasks.wire.payload import PRIMITIVES, Pickled, dump, load, pack, pack_primitives
-
-SLICE_SECONDS: Final = 0.010
-"""How much expected work a slice holds: half of what a lane is kept supplied with."""
-
-SLICE_BYTES: Final = 1024 * 1024
-"""About how many bytes a slice holds."""
 
 PULL_SECONDS: Final = 0.002
 """For how long the input is advanced before what it gave is sent: a slow input must not hold back what is there."""
 
-MAX_OUTSTANDING: Final = 1_048_576
-"""The most items that are pulled and not yet handed out."""
+SAMPLED: Final = 16
+"""Of items that are there already, the size of every 16th is looked at."""
+
+SMALL: Final = frozenset({int, float, bool, type(None)})
+"""The exact types whose values are small: what they take need not be looked at."""
 
 _numbers = count(1)
+
+
+class _Arrival(NamedTuple):
+    """A segment that has come, and what each of its items costs to hold."""
+
+    segment: Segment
+    cost: int
 
 
 class Map:
@@ -75,48 +80,33 @@ class Map:
         self._source = source
         self._plain = plain
         """Whether advancing the input runs no code of the user's, so that nothing can change between two items."""
-        self._workers = workers
+        self._back: Iterator[Any] = iter(())
+        """What has been taken from the input, and was more than fits into the slice."""
         self._ordered = ordered
-        self._hint = hint
-        self._fixed_window = window
-        self._max_bytes = max_bytes
+        self._window = Window(
+            task.run_time,
+            workers=workers,
+            max_bytes=max_bytes,
+            hint=hint,
+            fixed=window,
+            length=length,
+            detail=task.detail,
+            plain=plain,
+        )
         self._deadline = deadline
         self._on_end = on_end
-        self._arrived: SimpleQueue[Segment | None] = SimpleQueue()
-        self._ready: dict[int, Segment] = {}
-        self._pulled = 0
-        self._handed = 0
+        self._arrived: SimpleQueue[_Arrival | None] = SimpleQueue()
+        self._ready: dict[int, _Arrival] = {}
+        self._consuming = (0, 0)
+        """The segment that the consumer has: how many items, and what each costs."""
         self._error: BaseException | None = None
-        """What the input raised, at index `_pulled`."""
-        self._last_slice = 1
-        self._bytes_each = 0.0
-        """A moving average of the bytes of an item, input and result together."""
-        self._pause = 0.0
+        """What the input raised, behind all that was pulled."""
         self._left = 0.0
         self._closed = False
         self._kept: dict[int, Any] | None = {} if task.detail else None
         """The inputs of outstanding items, for their outcomes."""
 
     # --- the input ---
-
-    @property
-    def outstanding(self) -> int:
-        """How many items are pulled and not handed out."""
-        return self._pulled - self._handed
-
-    def window(self) -> int:
-        """Return how many items may be outstanding now."""
-        seconds = self.task.run_time.seconds
-        if self._fixed_window is not None:
-            items = self._fixed_window
-        elif seconds is None:
-            items = max(4 * self._workers, self._hint)
-        else:
-            ahead = self._workers * (6 * TARGET + 2 * min(self._pause, 60.0))
-            items = max(4 * self._workers, int(ahead / seconds), self._hint)
-        if self._bytes_each:
-            items = min(items, max(2, int(self._max_bytes / self._bytes_each)))
-        return min(items, MAX_OUTSTANDING)
 
     def fill(self) -> None:
         """Pull as much as the window allows, so that the workers start before the consumer asks."""
@@ -125,22 +115,23 @@ class Map:
 
     def finish(self) -> None:
         """Pull the whole rest of the input: nobody may ask for it any more, yet it shall run."""
+        self._window.lift()
         while not self.exhausted:
             self._pull()
 
     def _may_pull(self) -> bool:
-        return not self.exhausted and self.outstanding < self.window()
+        return not self.exhausted and self._window.outstanding < self._window.items()
 
     def _pull(self) -> None:
         """Advance the input by one slice, and send it."""
         items: list[Any] = []
-        limit = self._slice_limit()
+        limit, room = self._window.slice_items(), SLICE_BYTES
         begin, step = perf_counter(), 1
         try:
-            while len(items) < limit:
-                before = len(items)
-                self._advance(items, min(step, limit - before))
-                if len(items) - before < min(step, limit - before):
+            while len(items) < limit and room > 0:
+                before, wanted = len(items), min(step, limit - len(items))
+                room -= self._advance(items, wanted, room)
+                if room > 0 and len(items) - before < wanted:
                     self._end_input(None)
                     break
                 if perf_counter() - begin > PULL_SECONDS:
@@ -152,28 +143,38 @@ class Map:
             if items:
                 self._send(items)
 
-    def _advance(self, items: list[Any], wanted: int) -> None:
-        """Pull `wanted` items. What can change is pickled at once: a generator may reuse it for the next."""
-        append = items.append
+    def _advance(self, items: list[Any], wanted: int, room: int) -> int:
+        """Pull `wanted` items, or fewer if those take all the room; return about how many bytes they take.
+
+        What can change is pickled at once: a generator may reuse it for the next.
+        """
         source: Iterator[Any] = islice(self._source, wanted)
+        pulled: list[Any] | None = None
         if self._plain and self._kept is None:
-            pulled = list(source)
-            if PRIMITIVES.issuperset(map(type, pulled)):
+            pulled = list(islice(chain(self._back, self._source), wanted))
+            kinds = set(map(type, pulled))
+            size = 0 if kinds <= SMALL else SAMPLED * sum(map(getsizeof, pulled[::SAMPLED]))
+            if kinds <= PRIMITIVES and size < room:
                 items += pulled
-                return
+                return size
             source = iter(pulled)
-        if self._kept is not None:
-            index = self._pulled + len(items)
-            for index, item in enumerate(source, index):  # noqa: B020
-                value = item if type(item) in PRIMITIVES else self._pickle(item, index)
+        append, kept, size = items.append, self._kept, 0
+        try:
+            for item in source:
+                value = item
+                if type(item) not in SMALL:
+                    if type(item) not in PRIMITIVES:
+                        value = self._pickle(item, self._window.pulled + len(items))
+                    size += value.nbytes if type(value) is Pickled else len(value)
+                if kept is not None:  # what a generator gives it may change later
+                    kept[self._window.pulled + len(items)] = item if self._plain else value
                 append(value)
-                self._kept[index] = item if self._plain else value  # what a generator gives it may change later
-            return
-        for item in source:
-            if type(item) in PRIMITIVES:
-                append(item)
-            else:
-                append(self._pickle(item, self._pulled + len(items)))
+                if size >= room:
+                    break
+        finally:
+            if pulled is not None and (rest := [*source]):
+                self._back = iter([*rest, *self._back])
+        return size
 
     def _pickle(self, item: Any, index: int) -> Pickled:
         try:
@@ -181,32 +182,17 @@ class Map:
         except Exception as error:
             raise CallNotPicklable(
                 f"input {index} of this map, of type {type(item).__qualname__}, cannot be pickled: "
-                f"{type(error).__name__}: {error}. The inputs before it are run; this and the following are not."
+                f"{reason(error)}. The inputs before it are run; this and the following are not."
             ) from error
-
-    def _slice_limit(self) -> int:
-        seconds = self.task.run_time.seconds
-        limit = self._hint if seconds is None else max(1, int(SLICE_SECONDS / seconds))
-        limit = min(limit, 4 * self._last_slice, MAX_ITEMS)
-        if self.length is not None:  # smaller ones towards the end, so that all workers finish at once
-            limit = min(limit, (self.length - self._pulled) // (2 * self._workers))
-        if self._fixed_window is not None:
-            limit = min(limit, -(-self._fixed_window // (2 * self._workers)), self._fixed_window - self.outstanding)
-        if self._bytes_each:
-            limit = min(limit, int(SLICE_BYTES / self._bytes_each))
-        return max(1, limit)
 
     def _send(self, values: list[Any]) -> None:
         items = pack_primitives(values)
         if items is None:
             items = pack([value if type(value) is Pickled else dump(value) for value in values])
-        size = len(values)
-        each = items.nbytes / size
-        self._bytes_each = max(each, self._bytes_each + 0.3 * (each - self._bytes_each))
-        first, self._pulled = self._pulled, self._pulled + size
-        self._last_slice = max(size, self._last_slice)
-        self._head.post(Slice(self.task, self, first, size, items))
-        if self._head.ended.is_set():
+        first = self._window.pulled
+        self._window.on_pulled(items)
+        self._head.post(Slice(self.task, self, first, items.count, items))
+        if self._head.inbox.ended.is_set():
             self._head.refuse_late()  # closed by another thread just now, or failed
 
     def _end_input(self, error: BaseException | None) -> None:
@@ -220,7 +206,9 @@ class Map:
     def arrive(self, segment: Segment) -> None:
         """The head: some items have ended."""
         if not self._closed:
-            self._arrived.put(segment)
+            ended = segment.count - len(segment.missing)
+            cost = self._window.on_arrived(segment.first, ended, segment.items, segment.failures.values())
+            self._arrived.put(_Arrival(segment, cost))
 
     def abandon(self, first: int, count: int, error: BaseException | None) -> None:
         """The head: items that waited are cancelled, or cannot be run."""
@@ -242,7 +230,7 @@ class Map:
         if not self._closed:
             self._closed = True
             self._end_input(None)
-            if self.outstanding:
+            if self._window.outstanding:
                 self._head.post(lambda: self._head.cancel_owner(self))
             self._ready.clear()
             if self._kept is not None:
@@ -257,8 +245,10 @@ class Map:
             while (segment := self._next()) is not None:
                 items = segment.items
                 if items is not None and items.form == "list" and not segment.failures:
-                    yield from items.values()
+                    yield from items.listed()
+                    del segment, items  # what has been consumed must not stay while the next is waited for
                     continue
+                value = error = None
                 for _, value, error in entries(segment):
                     if error is None:
                         yield value
@@ -266,6 +256,7 @@ class Map:
                         yield error
                     else:
                         raise error
+                del segment, items, value, error
             if self._error is not None:
                 raise self._error
         finally:
@@ -279,25 +270,14 @@ class Map:
         one = self.task.shape == "one"
         try:
             while (segment := self._next()) is not None:
-                first, started, seconds = segment.first, segment.started, segment.seconds
-                ran = segment.worker is not None
                 for place, value, error in entries(segment):
-                    item = kept.pop(first + place)
+                    item = kept.pop(segment.first + place)
                     if type(item) is Pickled:
                         item = load(*item)
                     args, kwargs = item if call_shape else ((item,) if one else item, None)
-                    yield Outcome(
-                        first + place,
-                        args,
-                        value,
-                        error,
-                        started[place] if started else None,
-                        seconds[place] if seconds else 0.0,
-                        segment.attempt if ran else 0,
-                        segment.worker,
-                        segment.max_rss or None,
-                        kwargs,
-                    )
+                    yield outcome_of(segment, place, args, kwargs, value, error)
+                    del value, error, item, args, kwargs
+                del segment  # what has been consumed must not stay while the next is waited for
             if self._error is not None:
                 raise self._error
         finally:
@@ -305,30 +285,37 @@ class Map:
 
     def _next(self) -> Segment | None:
         """Return the segment that is next to be handed out, or None at the end; pulls while it waits."""
-        now = monotonic()
-        if self._left:
-            self._pause = max(now - self._left, 0.7 * self._pause)
+        self._come_back()
         while True:
             self._sort_arrived()
-            segment = self._take_ready()
-            if segment is not None:
-                break
+            arrival = self._take_ready()
+            if arrival is not None:
+                return self._leave_with(arrival)
             if self._may_pull():
                 self._pull()
-            elif not self.outstanding:
+            elif not self._window.outstanding:
                 return None
             else:
                 self._wait()
-        self._handed += segment.count
-        self._learn_size(segment)
-        self._left = monotonic()
-        return segment
 
-    def _take_ready(self) -> Segment | None:
+    def _come_back(self) -> None:
+        """The consumer has consumed what it got, and was away for a while."""
+        if self._left:
+            self._window.pause = max(monotonic() - self._left, 0.7 * self._window.pause)
+        (count, cost), self._consuming = self._consuming, (0, 0)
+        self._window.on_consumed(count, cost)
+
+    def _leave_with(self, arrival: _Arrival) -> Segment:
+        """The consumer goes away with a segment."""
+        self._consuming = arrival.segment.count, arrival.cost
+        self._left = monotonic()
+        return arrival.segment
+
+    def _take_ready(self) -> _Arrival | None:
         ready = self._ready
         if not ready:
             return None
-        return ready.pop(self._handed if self._ordered else next(iter(ready)), None)
+        return ready.pop(self._window.handed if self._ordered else next(iter(ready)), None)
 
     def _wait(self) -> None:
         """Wait for the next arrival; raises TimeoutError when the map's time is up."""
@@ -336,33 +323,29 @@ class Map:
         if timeout is not None and timeout <= 0:
             raise TimeoutError
         try:
-            segment = self._arrived.get(timeout=timeout)
+            arrival = self._arrived.get(timeout=timeout)
         except Empty:
             raise TimeoutError from None
-        self._sort(segment)
+        self._sort(arrival)
 
     def _sort_arrived(self) -> None:
         arrived = self._arrived
         while not arrived.empty():
             self._sort(arrived.get())
 
-    def _sort(self, segment: Segment | None) -> None:
+    def _sort(self, arrival: _Arrival | None) -> None:
         """File a segment under its index; where items are missing, it is cut into what is there."""
-        if segment is None:
+        if arrival is None:
             return
+        segment, cost = arrival
         if not segment.missing:
-            self._ready[segment.first] = segment
+            self._ready[segment.first] = arrival
             return
         start = 0
         for end in (*sorted(segment.missing), segment.count):
             if end > start:
-                self._ready[segment.first + start] = cut(segment, start, end)
+                self._ready[segment.first + start] = _Arrival(cut(segment, start, end), cost)
             start = end + 1
-
-    def _learn_size(self, segment: Segment) -> None:
-        if segment.items is not None:
-            each = segment.items.nbytes / segment.count
-            self._bytes_each = max(each, self._bytes_each + 0.1 * (each - self._bytes_each))
 
 
 def new_number() -> int:

@@ -1,7 +1,8 @@
-"""Durations and sizes: plain numbers (seconds, bytes), or text with units.
+"""What users write: durations and sizes as plain numbers (seconds, bytes) or text with units; and how it is shown.
 
     parse_duration("1h30m", "timeout") == 5400.0        us, ms, s, m or min, h, d; largest first
     parse_size("512MiB", "buffer_bytes") == 536870912   k, M, G, T count in thousands; with an i, in 1024s
+    parse_wait(-1, "timeout") == 0.0                    how long to wait; None and infinity: for ever
 
 The i alone makes a size binary: `64k`, `64kB` and `64KB` are 64,000 bytes, `64Ki` and `64KiB` are 65,536.
 Upper and lower case are alike.
@@ -9,8 +10,10 @@ Upper and lower case are alike.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import reprlib
 from decimal import Decimal
 from typing import Final
 
@@ -25,6 +28,31 @@ _POWER: Final = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _MAX_TEXT: Final = 64
 """Nobody writes a longer one: what is longer is a mistake, and is not worth parsing."""
 
+MAX_WAIT: Final = 1e9
+"""A wait of more seconds than this (30 years) is one for ever: the operating system's clocks end somewhere."""
+
+_MAX_SHOWN: Final = 80
+"""How many characters of a value a message shows."""
+
+_MAX_REASON: Final = 500
+"""How many characters of another error's message a message repeats."""
+
+
+class _Short(reprlib.Repr):
+    """A repr whose cost is bounded where the value is a large container or string."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = 2 * _MAX_SHOWN
+
+    def repr_instance(self, x: object, level: int) -> str:
+        """Show what is no container of a known type."""
+        return repr(x)
+
+
+_short: Final = _Short()
+
 _DURATION_CURE: Final = 'give seconds as a number, or text such as "30s", "500ms", "2h" or "1m30s"'
 _SIZE_CURE: Final = 'give bytes as a number, or text such as "64k", "512MiB" or "1GB"'
 
@@ -34,16 +62,39 @@ def parse_duration(value: float | int | str, what: str) -> float:
     if isinstance(value, str):
         seconds = _duration_from_text(value)
         if seconds is None:
-            raise InvalidOption(f"{what} must be a duration, not {_shown(value)}: {_DURATION_CURE}")
+            raise InvalidOption(f"{what} must be a duration, not {shown(value)}: {_DURATION_CURE}")
     elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidOption(f"{what} must be a duration, not {_shown(value)}: {_DURATION_CURE}")
+        raise InvalidOption(f"{what} must be a duration, not {shown(value)}: {_DURATION_CURE}")
     else:
         seconds = _as_float(value)
     if not 0 <= seconds < math.inf:
         raise InvalidOption(
-            f"{what} must be a finite duration that is not negative, not {_shown(value)}: {_DURATION_CURE}"
+            f"{what} must be a finite duration that is not negative, not {shown(value)}: {_DURATION_CURE}"
         )
     return seconds
+
+
+def parse_wait(value: float | int | str | None, what: str) -> float | None:
+    """Return for how many seconds to wait, or None: for ever. A time that is over already gives 0, as in the standard
+    library. `what` names the parameter in the message. Raises InvalidOption."""
+    if value is None:
+        return None
+    seconds = math.nan
+    if isinstance(value, str):
+        seconds = parse_duration(value, what)
+    elif not isinstance(value, bool) and (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
+        with contextlib.suppress(Exception):  # also NumPy's numbers, and Fractions; a broken number is none
+            seconds = _as_float(value)
+    if math.isnan(seconds):
+        raise InvalidOption(f"{what} must be seconds to wait, or None, not {shown(value)}: None waits for ever")
+    return max(0.0, seconds) if seconds <= MAX_WAIT else None
+
+
+def parse_flag(value: object, what: str) -> bool:
+    """Return a flag; `what` names the parameter in the message. Raises InvalidOption for all but True and False."""
+    if not isinstance(value, bool):
+        raise InvalidOption(f"{what} must be True or False, not {shown(value)}")
+    return value
 
 
 def parse_size(value: float | int | str, what: str) -> int:
@@ -59,7 +110,7 @@ def parse_size(value: float | int | str, what: str) -> int:
     elif isinstance(value, float) and value.is_integer():
         size = int(value)
     if size is None or size < 0:
-        raise InvalidOption(f"{what} must be a size in whole bytes, not {_shown(value)}: {_SIZE_CURE}")
+        raise InvalidOption(f"{what} must be a size in whole bytes, not {shown(value)}: {_SIZE_CURE}")
     return size
 
 
@@ -102,12 +153,26 @@ def _as_float(value: float | int) -> float:
         return math.inf
 
 
-def _shown(value: object) -> str:
-    """Show a value in a message, cut where it is long."""
-    if isinstance(value, int) and abs(value) >= 10**20:
-        return "an integer of more than 20 digits"  # and repr refuses those of more than 4300
+def shown(value: object) -> str:
+    """Show a value in a message, cut where it is long; whatever its `__repr__` does wrong must not hide the mistake."""
     try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the mistake
+        if isinstance(value, int) and abs(value) >= 10**20:
+            return "an integer of more than 20 digits"  # and repr refuses those of more than 4300
+        text = _short.repr(value)
+    except Exception:  # noqa: BLE001 - it runs any code
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return cut(text, _MAX_SHOWN)
+
+
+def reason(error: BaseException) -> str:
+    """Repeat an error in a message: its type, and what it says, cut where it is long."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
+        said = "<its __str__ raised>"
+    return cut(f"{type(error).__name__}: {said}" if said else type(error).__name__, _MAX_REASON)
+
+
+def cut(text: str, most: int) -> str:
+    """Return the beginning of a long text, and that there is more."""
+    return text if len(text) <= most else text[: most - 3] + "..."

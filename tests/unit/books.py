@@ -15,11 +15,15 @@ from typing import Any, NamedTuple
 
 from ztasks.core.lane import MAX_BYTES, Lane, LaneState
 from ztasks.core.options import Options
+from ztasks.core.room import Room
 from ztasks.core.slices import RunTime, Slice, State, TaskBooks
-from ztasks.core.ventilator import SPLIT_SECONDS, Send, Ventilator
+from ztasks.core.taking import SPLIT_SECONDS
+from ztasks.core.ventilator import Send, Ventilator
 from ztasks.io.deliver import Segment, cancel, deliver
 from ztasks.io.lanes import LaneSocket
 from ztasks.wire.callables import ship
+from ztasks.wire.certificate import DeathCertificate
+from ztasks.wire.loss import Loss
 from ztasks.wire.messages import (
     MAX_ITEMS,
     Batch,
@@ -35,6 +39,9 @@ from ztasks.wire.payload import Items, Pickled, dump, dump_call, load, pack, pac
 
 Item = tuple[int, int]
 """Names a job: its map's number (0: submitted) and its index or number."""
+
+
+KILLED = DeathCertificate(pid=1, signal="SIGKILL")
 
 
 def tell(number: int, index: int, *ballast: object) -> Item:
@@ -132,8 +139,8 @@ class MapOwner:
 
 
 def how_it_failed(failure: Failure, item: Item) -> str:
-    if failure.kind in ("poison", "timeout"):
-        return failure.kind
+    if isinstance(failure, Loss):
+        return failure.what
     assert failure.message == str(item), "it got another job's failure"
     return "failed"
 
@@ -258,12 +265,13 @@ class Rig:
     ended: list[tuple[Item, str]] = field(default_factory=list)
     """What the owners were told, and nobody has asserted yet."""
     budgets: dict[int, int | None] = field(default_factory=dict)
+    room: Room = Room(1000)  # noqa: RUF009 - immutable
     now: float = 0.0
     failed: bool = False
     """Whether a check has failed: what comes after that says nothing new."""
 
     def __post_init__(self) -> None:
-        self.ventilator = Ventilator(lambda: 0.5)
+        self.ventilator = Ventilator(lambda: 0.5, self.room)
         self._lanes = 0
 
     # --- tasks and work ---
@@ -421,7 +429,7 @@ class Rig:
             else:
                 expected.append((culprit, "timeout" if late else "poison"))
         del self.workers[worker.number]
-        for finished in self.ventilator.on_lost(worker.number, worker.cursor, "it was killed", self.now, late=late):
+        for finished in self.ventilator.on_lost(worker.number, worker.cursor, KILLED, self.now, late=late):
             deliver(finished, None, None, pid=worker.number)
         self._settle(expected)
 

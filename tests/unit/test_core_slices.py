@@ -20,7 +20,7 @@ from ztasks.wire.payload import Items, dump, pack, pack_primitives
 LEGAL = {
     ("QUEUED", "ASSIGNED"), ("QUEUED", "CANCELLED"),
     ("ASSIGNED", "DONE"), ("ASSIGNED", "FAILED"), ("ASSIGNED", "QUEUED"),
-    ("ASSIGNED", "DELAYED"),
+    ("ASSIGNED", "DELAYED"), ("ASSIGNED", "CANCELLED"),
     ("DELAYED", "QUEUED"), ("DELAYED", "CANCELLED"),
 }  # fmt: skip
 

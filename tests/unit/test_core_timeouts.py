@@ -8,7 +8,7 @@ from books import tell
 from ztasks.core.lane import Batch, Lane
 from ztasks.core.options import Options
 from ztasks.core.slices import TaskBooks
-from ztasks.core.timeouts import Action, Verdict, judge
+from ztasks.core.timeouts import Action, Judgement, judge
 from ztasks.wire.callables import ship
 
 
@@ -23,23 +23,23 @@ def lane_of(*timeouts: float | None, received: int = 0) -> Lane:
 
 
 @pytest.mark.parametrize(
-    ("timeouts", "received", "cursor", "started", "verdict"),
+    ("timeouts", "received", "cursor", "started", "judgement"),
     [
-        ((), 0, -1, None, Verdict(Action.NOTHING, None)),
-        ((None,), 0, 0, 0.0, Verdict(Action.NOTHING, None)),
-        ((10.0,), 0, -1, None, Verdict(Action.NOTHING, 10.0)),  # not begun: it has all its time before it
-        ((10.0,), 0, 0, 96.0, Verdict(Action.NOTHING, 6.0)),
-        ((10.0,), 0, 0, 90.0, Verdict(Action.STOP, 2.0)),
-        ((10.0,), 0, 0, 89.0, Verdict(Action.STOP, 1.0)),
-        ((10.0,), 0, 1, 88.0, Verdict(Action.KILL, 10.0)),
-        ((10.0,), 1, 0, 0.0, Verdict(Action.NOTHING, 10.0)),  # its outcome has come
-        ((10.0,), 0, 2, 0.0, Verdict(Action.NOTHING, 10.0)),  # of no batch that is here
-        ((None, 10.0), 0, 1, 0.0, Verdict(Action.NOTHING, 10.0)),  # this one has no timeout, the next has
-        ((None, 10.0), 0, 2, 89.0, Verdict(Action.STOP, 1.0)),
-        ((10.0, 3.0), 0, 0, 99.0, Verdict(Action.NOTHING, 3.0)),
+        ((), 0, -1, None, Judgement(Action.NOTHING, None)),
+        ((None,), 0, 0, 0.0, Judgement(Action.NOTHING, None)),
+        ((10.0,), 0, -1, None, Judgement(Action.NOTHING, 10.0)),  # not begun: it has all its time before it
+        ((10.0,), 0, 0, 96.0, Judgement(Action.NOTHING, 6.0)),
+        ((10.0,), 0, 0, 90.0, Judgement(Action.STOP, 2.0)),
+        ((10.0,), 0, 0, 89.0, Judgement(Action.STOP, 1.0)),
+        ((10.0,), 0, 1, 88.0, Judgement(Action.KILL, 10.0)),
+        ((10.0,), 1, 0, 0.0, Judgement(Action.NOTHING, 10.0)),  # its outcome has come
+        ((10.0,), 0, 2, 0.0, Judgement(Action.NOTHING, 10.0)),  # of no batch that is here
+        ((None, 10.0), 0, 1, 0.0, Judgement(Action.NOTHING, 10.0)),  # this one has no timeout, the next has
+        ((None, 10.0), 0, 2, 89.0, Judgement(Action.STOP, 1.0)),
+        ((10.0, 3.0), 0, 0, 99.0, Judgement(Action.NOTHING, 3.0)),
     ],
 )
 def test_judge(
-    timeouts: tuple[float | None, ...], received: int, cursor: int, started: float | None, verdict: Verdict
+    timeouts: tuple[float | None, ...], received: int, cursor: int, started: float | None, judgement: Judgement
 ) -> None:
-    assert judge(lane_of(*timeouts, received=received), cursor, started, now=100.0) == verdict
+    assert judge(lane_of(*timeouts, received=received), cursor, started, now=100.0) == judgement

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from books import Rig, tell
+from books import KILLED, Rig, tell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from ztasks.core.lane import LaneState
 from ztasks.core.slices import State
 from ztasks.core.ventilator import RECALL_AFTER
 from ztasks.errors import WireError
+from ztasks.wire.certificate import DeathCertificate
+from ztasks.wire.loss import Loss
 from ztasks.wire.messages import Failure, Results
 
 
@@ -150,7 +153,8 @@ def test_only_the_culprit_is_charged_and_poison_tells_its_history() -> None:
         rig.claim(worker, 2)
         rig.die(worker, running=True)
     assert rig.records[0, 0].end == "poison"
-    assert culprit.history == ("attempt 1: it was killed", "attempt 2: it was killed")
+    deaths = [death for death in culprit.history if isinstance(death, DeathCertificate)]
+    assert [(death.job, death.attempt, death.signal) for death in deaths] == [("0", 1, "SIGKILL"), ("0", 2, "SIGKILL")]
     assert (innocent.state, innocent.attempt) == (State.QUEUED, 1)
     rig.finish()
 
@@ -160,13 +164,16 @@ def test_poison_says_what_was_lost_and_how_often() -> None:
     worker = rig.start()
     rig.submit(rig.tasks[0])
     rig.dispatch()
-    (finished,) = rig.ventilator.on_lost(worker.number, 0, "killed by SIGSEGV", 0.0)
+    death = DeathCertificate(pid=7, signal="SIGSEGV", seconds=0.25, peak_memory=2**25)
+    (finished,) = rig.ventilator.on_lost(worker.number, 0, death, 0.0)
     failure = finished.failures[0]
+    told = "worker 7 was killed by SIGSEGV after running job 0 for 0.25 s with a peak memory of 32 MiB"
     assert failure.message == (
-        "a job of resize was given up after 1 of its workers died while running it (crash_retries=0); the last: "
-        "killed by SIGSEGV"
+        f"a job of resize was given up after 1 of its workers died while running it (crash_retries=0); the last: {told}"
     )
-    assert failure.traceback == "attempt 1: killed by SIGSEGV"
+    assert isinstance(failure, Loss)
+    assert failure.history == (f"attempt 1: {told}",)
+    assert failure.certificates == (msgspec.structs.replace(death, job="0", attempt=1),)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +185,7 @@ def test_the_cursor_names_the_culprit_unless_its_outcome_has_come(cursor: int | 
     rig.submit_slice(rig.tasks[2], 6)
     rig.dispatch()
     rig.work(worker, count=2)
-    assert rig.ventilator.on_lost(worker.number, cursor, "it was killed", rig.now) == []
+    assert rig.ventilator.on_lost(worker.number, cursor, KILLED, rig.now) == []
     crashes = {index: slice_.crashes for slice_ in rig.tasks[2].queue for index in indices(slice_)}
     assert crashes == {index: index in charged for index in range(2, 6)}
     assert list(crashes) == [2, 3, 4, 5], "the order was changed"

@@ -3,13 +3,15 @@
 import contextlib
 import math
 import pickle
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ztasks.errors import InvalidOption, ZtasksError
-from ztasks.units import parse_duration, parse_size
+from ztasks.units import MAX_WAIT, parse_duration, parse_flag, parse_size, parse_wait, reason, shown
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,78 @@ class BrokenRepr:
 def test_a_value_that_cannot_be_shown_is_refused_all_the_same() -> None:
     with pytest.raises(InvalidOption, match="not a BrokenRepr"):
         parse_duration(BrokenRepr(), "timeout")  # type: ignore[arg-type]
+
+
+class BrokenStr(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class BrokenNumber:
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ENORMOUS: dict[str, Any] = {
+    "a number": 10**5000,
+    "a negative number": -(10**5000),
+    "a string": "x" * 10**7,
+    "bytes": b"x" * 10**7,
+    "a list": list(range(10**6)),
+    "a set": set(range(10**5)),
+    "a deep list": nested(100_000),
+    "a broken repr": BrokenRepr(),
+    "a broken repr in a list": [[[[BrokenRepr()]]]],
+    "a broken repr in a dict": {BrokenRepr(): 1},
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("which", ENORMOUS)
+def test_whatever_is_shown_is_short_and_can_be_written(which: str) -> None:
+    text = shown(ENORMOUS[which])
+    assert 0 < len(text) <= 80
+    text.encode()
+
+
+def test_a_reason_is_short_and_names_the_type() -> None:
+    assert reason(ValueError("no")) == "ValueError: no"
+    assert reason(ValueError()) == "ValueError"
+    assert reason(BrokenStr()) == "BrokenStr: <its __str__ raised>"
+    assert len(reason(ValueError("x" * 10**6))) == 500
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), (0, 0.0), (1.5, 1.5), (-1, 0.0), (-math.inf, 0.0), ("30s", 30.0), (Fraction(1, 2), 0.5),
+     (math.inf, None), (1e308, None), (MAX_WAIT, MAX_WAIT)],
+)  # fmt: skip
+def test_waits(value: Any, seconds: float | None) -> None:
+    assert parse_wait(value, "timeout") == seconds
+
+
+def test_a_wait_beyond_all_clocks_is_one_for_ever() -> None:
+    assert parse_wait(10**5000, "timeout") is None
+
+
+@pytest.mark.parametrize("value", [math.nan, True, False, "soon", b"1", [], 1j, object(), BrokenNumber(), BrokenRepr()])
+def test_what_is_no_wait_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"^timeout must be "):
+        parse_wait(value, "timeout")
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "yes", [], BrokenRepr()])
+def test_what_is_no_flag_is_refused(value: object) -> None:
+    assert parse_flag(True, "wait") is True
+    with pytest.raises(InvalidOption, match=r"^wait must be True or False, not "):
+        parse_flag(value, "wait")
 
 
 def test_the_error_survives_pickling() -> None:

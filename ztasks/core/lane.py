@@ -92,6 +92,7 @@ class Lane:
         "received",
         "starved",
         "state",
+        "stopping",
         "target",
     )
 
@@ -110,6 +111,8 @@ class Lane:
         self.callables: OrderedDict[bytes, None] = OrderedDict()
         self.starved = True
         """Whether the queue was empty when this lane wanted more: then its idle time is nobody's fault."""
+        self.stopping: dict[int, float | None] = {}
+        """The positions of jobs that shall be stopped for their callers, and when they were first told."""
         self.moved = 0.0
         """When work was last given to it or outcomes last came from it."""
 

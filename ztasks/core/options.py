@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from ztasks.errors import InvalidOption
-from ztasks.units import parse_duration
+from ztasks.units import parse_duration, parse_size
+from ztasks.wire.verdict import Verdict
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,10 +21,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The task's name in messages and records; None: its qualified name."""
     retries: int = 0
     """How often a job that raised is run again."""
+    retry_on: tuple[type[BaseException], ...] | None = None
+    """Only these exceptions are retried (and `Retry`); None: all."""
+    no_retry_on: tuple[type[BaseException], ...] = ()
+    """These exceptions are not retried, whatever `retry_on` says."""
     backoff: float = 1.0
     """The pause before the first retry; it doubles with each further one."""
     max_backoff: float = 60.0
-    """The longest pause before a retry (jitter comes on top)."""
+    """The longest pause before a retry, jitter included."""
     jitter: float = 0.2
     """By which share a pause is varied at random, so that retries do not come all at once."""
     timeout: float | None = None
@@ -32,6 +37,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long after its timeout a job may still clean up before its worker is killed."""
     crash_retries: int = 2
     """How often a job is run again whose worker died while it ran."""
+    at_most_once: bool = False
+    """A job that may have begun is never run again: with its worker it is lost. Rules out both kinds of retries."""
+    cpus: int = 1
+    """How many workers' share of the processors a job takes: so many fewer jobs run beside it."""
+    memory: int | None = None
+    """How many bytes a job takes: only as many jobs run at a time as fit into the executor's `memory`."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which exceptions may be retried."""
+        return Verdict(self.retry_on, self.no_retry_on)
+
+    @property
+    def singular(self) -> bool:
+        """Whether the ventilator must look where a job goes and what runs beside it."""
+        return self.at_most_once or self.cpus > 1 or self.memory is not None
 
     def replaced(self, changes: dict[str, Any]) -> Options:
         """Return a copy with other values, given by name; raises InvalidOption."""
@@ -40,7 +61,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidOption(
                 f"unknown option {', '.join(sorted(unknown))}; the options of a task are {', '.join(sorted(NAMES))}"
             )
-        return msgspec.structs.replace(self, **{name: _checked(name, value) for name, value in changes.items()})
+        changes = {name: _checked(name, value) for name, value in changes.items()}
+        if changes.get("at_most_once") and self.crash_retries == DEFAULTS.crash_retries:
+            changes.setdefault("crash_retries", 0)
+        changed = msgspec.structs.replace(self, **changes)
+        if changed.at_most_once and (changed.retries or changed.crash_retries):
+            given = "retries" if changed.retries else "crash_retries"
+            raise InvalidOption(
+                f"at_most_once rules out {given}={getattr(changed, given)}: a job that is run again may run twice. "
+                f"Leave {given} out, or at_most_once."
+            )
+        return changed
 
 
 MAX_COUNT: Final = 2**31 - 1
@@ -58,6 +89,16 @@ def _checked(name: str, value: Any) -> Any:
         return value
     if name in ("retries", "crash_retries"):
         return count(value, name)
+    if name == "cpus":
+        return count(value, name, 1)
+    if name == "memory":
+        return None if value is None else parse_size(value, name)
+    if name == "at_most_once":
+        if not isinstance(value, bool):
+            raise InvalidOption(f"at_most_once must be True or False, not {value!r}")
+        return value
+    if name in ("retry_on", "no_retry_on"):
+        return None if value is None and name == "retry_on" else _exceptions(name, value)
     if name == "jitter":
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InvalidOption(f"jitter must be a share from 0 to 1, not {value!r}")
@@ -72,6 +113,14 @@ def _checked(name: str, value: Any) -> Any:
     return parse_duration(value, name)
 
 
+def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Check an exception type, or a collection of such."""
+    types = value if isinstance(value, tuple | list | set | frozenset) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+        raise InvalidOption(f"{name} must be an exception type or a tuple of them, not {value!r}")
+    return tuple(types)
+
+
 def count(value: object, what: str, least: int = 0) -> int:
     """Check that `value` is a whole number of at least `least`; raises InvalidOption."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -84,7 +133,7 @@ def count(value: object, what: str, least: int = 0) -> int:
 def retry_delay(options: Options, failures: int, chance: float) -> float:
     """Return the seconds to wait before a job that has failed `failures` times is run again.
 
-    Exponential with a cap; `chance`, from 0 to 1, picks the place within the jitter.
+    Exponential; `chance`, from 0 to 1, picks the place within the jitter; the cap holds with the jitter.
     """
     pause = min(options.max_backoff, options.backoff * 2.0 ** min(failures - 1, 60))
-    return pause * (1 + options.jitter * (2 * chance - 1))
+    return min(options.max_backoff, pause * (1 + options.jitter * (2 * chance - 1)))

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from ztasks.core.options import Options
 from ztasks.wire.callables import ShippedCallable
+from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.messages import Failure, Shape
 from ztasks.wire.payload import Items, Pickled
 
@@ -30,8 +31,8 @@ class State(IntEnum):
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     # queued: given to a lane, or cancelled (also when no worker can be had: then its owner is told why)
     State.QUEUED: frozenset({State.ASSIGNED, State.CANCELLED}),
-    # assigned: outcomes came; recalled, or its lane lost; a failure that is retried later
-    State.ASSIGNED: frozenset({State.DONE, State.FAILED, State.QUEUED, State.DELAYED}),
+    # assigned: outcomes came; recalled, or its lane lost; a failure that is retried later; stopped for its caller
+    State.ASSIGNED: frozenset({State.DONE, State.FAILED, State.QUEUED, State.DELAYED, State.CANCELLED}),
     # delayed: the pause before the retry is over; cancelled during the pause
     State.DELAYED: frozenset({State.QUEUED, State.CANCELLED}),
     State.DONE: frozenset(),
@@ -74,6 +75,7 @@ class TaskBooks:
         "queued",
         "run_time",
         "shape",
+        "singular",
         "waiting",
     )
 
@@ -89,6 +91,7 @@ class TaskBooks:
     ) -> None:
         self.callable = shipped
         self.options = options
+        self.singular = options.singular
         self.shape: Shape = shape
         self.map_number = map_number
         """0 for submitted jobs; each map has books of its own under its number."""
@@ -114,6 +117,7 @@ class Slice:
         "owner",
         "payload",
         "state",
+        "stopping",
         "task",
     )
 
@@ -136,7 +140,9 @@ class Slice:
         self.state = State.QUEUED
         self.failures = 0
         self.crashes = 0
-        self.history: tuple[str, ...] = ()
+        self.stopping = False
+        """Whether its caller wants it stopped, although it may be running."""
+        self.history: tuple[str | DeathCertificate, ...] = ()
         """How each earlier attempt ended."""
 
     @property
@@ -149,6 +155,15 @@ class Slice:
         """Bytes that it takes to send it."""
         payload = self.payload
         return len(payload) if type(payload) is bytes else payload.nbytes  # type: ignore[union-attr]
+
+    @property
+    def id(self) -> str:
+        """The name of its first job within the executor, as `current_job().id` has it."""
+        return f"{self.task.map_number}.{self.first}" if self.task.map_number else str(self.first)
+
+    def may_retry(self, failure: Failure) -> bool:
+        """Tell whether another attempt follows this failure."""
+        return failure.retry and self.failures < self.task.options.retries
 
     def move(self, state: State) -> None:
         """Change the state; a change that the table does not allow is a defect in ztasks."""
@@ -168,11 +183,12 @@ class Slice:
 class Finished:
     """What a Results message, or a loss, meant for one batch: which of its items are done, and how.
 
-    Items `offset` to `offset + count` of the batch have ended, but for those in `retried`. `failures` gives the final
-    failure of those that failed, by their offset in the batch; all others succeeded.
+    Items `offset` to `offset + count` of the batch have ended, but for those `withheld`: they are tried again, or were
+    stopped for their caller. `failures` gives the final failure of those that failed, by their offset in the batch; all
+    others succeeded.
     """
 
-    __slots__ = ("count", "failures", "offset", "retried", "slices")
+    __slots__ = ("count", "failures", "offset", "slices", "withheld")
 
     def __init__(self, slices: list[Slice], offset: int, count: int) -> None:
         self.slices = slices
@@ -180,4 +196,4 @@ class Finished:
         self.offset = offset
         self.count = count
         self.failures: dict[int, Failure] = {}
-        self.retried: set[int] = set()
+        self.withheld: set[int] = set()

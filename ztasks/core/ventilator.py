@@ -8,26 +8,23 @@ It does no I/O. Methods `on_*` take in what has happened; `dispatch` returns wha
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from itertools import count
 from typing import Final, NamedTuple
 
-from ztasks.core.endings import poison, timeout
+from ztasks.core.delayed import Delayed
+from ztasks.core.endings import lost, named, poison, timeout
 from ztasks.core.lane import Batch, Lane, LaneState
 from ztasks.core.options import retry_delay
+from ztasks.core.room import Room, find_lane
 from ztasks.core.slices import Finished, Slice, State, TaskBooks
+from ztasks.core.taking import split_at, take
 from ztasks.errors import WireError
-from ztasks.wire.messages import MAX_ITEMS, Failure, Results
-from ztasks.wire.payload import Items
+from ztasks.wire.certificate import DeathCertificate
+from ztasks.wire.messages import Failure, Results
 
 RECALL_AFTER: Final = 0.010
 """Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
-
-
-SPLIT_SECONDS: Final = 0.001
-"""Expected work that is worth a message of its own."""
 
 
 class Send(NamedTuple):
@@ -40,9 +37,10 @@ class Send(NamedTuple):
 
 
 class Ventilator:
-    """The books on all queued and all assigned work. `chance` gives numbers from 0 to 1, for the jitter of retries."""
+    """The books on all queued and all assigned work."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
+    def __init__(self, chance: Callable[[], float], room: Room) -> None:
+        """`chance` gives numbers from 0 to 1, for the jitter of retries."""
         self.lanes: dict[int, Lane] = {}
         self.pending = 0
         """Items that have not ended yet."""
@@ -53,10 +51,15 @@ class Ventilator:
         """The tasks that have queued work, in turn."""
         self._open: OrderedDict[int, Lane] = OrderedDict()
         """The lanes that want work; the one at the end comes first: it worked last, so its caches are warm."""
-        self._delayed: list[tuple[float, int, Slice]] = []
-        """A heap of the retries that wait: when, a tie-breaker, what."""
-        self._ties = count()
+        self._delayed = Delayed()
         self._ready = 0
+        self._room = room
+        self._singular = False
+        """Whether there has ever been a task that needs room; if not, nobody looks."""
+        self._blocked = False
+        """Whether the task whose turn it is waits for room."""
+        self.stopped: list[Slice] = []
+        """Assigned jobs that have ended as cancelled; whoever tells their owners takes them out."""
 
     # --- work comes in ---
 
@@ -70,6 +73,7 @@ class Ventilator:
             if not task.waiting:
                 task.waiting = True
                 self._round.append(task)
+                self._singular = self._singular or task.singular
 
     def on_cancel(self, slice_: Slice) -> bool:
         """Cancel a slice that waits; its gate, if any, is the caller's. False: it is assigned, or has ended."""
@@ -82,13 +86,26 @@ class Ventilator:
     def cancel_waiting(self, wanted: Callable[[Slice], bool] | None = None) -> list[Slice]:
         """Cancel all waiting slices (that are `wanted`) and return them, queued ones in their order."""
         waiting = [slice_ for task in self._round for slice_ in task.queue]
-        waiting += [slice_ for _, _, slice_ in sorted(self._delayed, key=lambda entry: entry[:2])]
+        waiting += [slice_ for _, _, slice_ in self._delayed]
         cancelled = []
         for slice_ in waiting:
             mine = (wanted is None or wanted(slice_)) and (slice_.gate is None or slice_.gate.acquire(False))
             if mine and self.on_cancel(slice_):
                 cancelled.append(slice_)
         return cancelled
+
+    def on_stop(self, job: Slice) -> Lane | None:
+        """Take in that a job that is assigned shall be stopped; return its lane, or None if it is not assigned."""
+        if job.state is not State.ASSIGNED:
+            return None
+        for lane in self.lanes.values():
+            for batch in lane.batches:
+                if batch.task is job.task and job in batch.slices:
+                    job.stopping = True
+                    lane.stopping[batch.position + batch.slices.index(job)] = None
+                    self.timed[lane.number] = lane
+                    return lane
+        return None
 
     # --- lanes come and go ---
 
@@ -113,12 +130,14 @@ class Ventilator:
         lane.state = LaneState.LEAVING
         self._open.pop(number, None)
 
-    def on_lost(self, number: int, cursor: int | None, how: str, now: float, *, late: bool = False) -> list[Finished]:
+    def on_lost(
+        self, number: int, cursor: int | None, death: DeathCertificate, now: float, *, late: bool = False
+    ) -> list[Finished]:
         """Take in that a worker has gone, and queue again what it held.
 
         `cursor` is the position it was running, from its claim cell (None: it had not begun any); the job there is
-        charged with a crash, unless its outcome has come. `how` describes the death; `late`: it was killed because
-        the job did not heed its timeout. The sink has been drained before.
+        charged with a crash, unless its outcome has come. `late`: the worker was killed because the job did not heed
+        its timeout. The sink has been drained before.
         """
         lane = self.lanes.pop(number)
         if lane.state is LaneState.READY:
@@ -134,28 +153,42 @@ class Ventilator:
                 again += batch.rest(start - batch.position)
                 continue
             rest = batch.rest(start - batch.position)
-            before, culprit, after = _split_at(rest, cursor - start)
+            before, culprit, after = split_at(rest, cursor - start)
             again += before
-            again += self._charge_late(culprit, finished, now) if late else self._charge(culprit, how, finished)
+            if culprit.stopping:
+                self._stopped(culprit)
+            elif not self._charge(culprit, named(culprit, death), finished, now, late=late):
+                again.append(culprit)
             again += after
         self._requeue(again)
         return finished
 
-    def _charge(self, culprit: Slice, how: str, finished: list[Finished]) -> list[Slice]:
-        """Charge a job with the death of its worker: return it for another attempt, or end it."""
-        culprit.history = (*culprit.history, f"attempt {culprit.attempt}: {how}")
-        if culprit.crashes < culprit.task.options.crash_retries:
+    def _charge(
+        self, culprit: Slice, death: DeathCertificate, finished: list[Finished], now: float, *, late: bool
+    ) -> bool:
+        """Charge a job with the death of its worker; False: it shall be queued again at once."""
+        earlier = culprit.history
+        culprit.history = (*earlier, death)
+        if late:  # it had to be killed, since it did not heed its timeout: that is a failure, not a crash
+            failure: Failure = timeout(culprit)
+            if culprit.may_retry(failure):
+                self._delay(culprit, failure, now)
+                return True
+        elif culprit.task.options.at_most_once:
+            failure = lost(culprit)
+        elif culprit.crashes < culprit.task.options.crash_retries:
             culprit.crashes += 1
-            return [culprit]
-        self._end(culprit, poison(culprit, how), finished)
-        return []
+            return False
+        else:
+            failure = poison(culprit)
+        self._end(culprit, failure, finished)
+        return True
 
-    def _charge_late(self, culprit: Slice, finished: list[Finished], now: float) -> list[Slice]:
-        """A job had to be killed with its worker, since it did not heed its timeout: that is a failure, not a crash."""
-        failure = timeout(culprit)
-        if not self._retry(culprit, failure, now):
-            self._end(culprit, failure, finished)
-        return []
+    def _stopped(self, job: Slice) -> None:
+        """End a job as cancelled that was assigned, or has just come back."""
+        job.move(State.CANCELLED)
+        self.pending -= 1
+        self.stopped.append(job)
 
     def _end(self, job: Slice, failure: Failure, finished: list[Finished]) -> None:
         """End an assigned job with a failure that comes from the head itself."""
@@ -164,6 +197,17 @@ class Ventilator:
         outcome = Finished([job], 0, 1)
         outcome.failures[0] = failure
         finished.append(outcome)
+
+    def on_unsendable(self, lane: Lane) -> list[Slice]:
+        """Take in that the batch that was dispatched last could not be sent; its jobs have failed, and are returned."""
+        batch = lane.batches.pop()
+        lane.dispatched -= batch.count
+        lane.nbytes -= batch.nbytes
+        self.pending -= batch.count
+        for slice_ in batch.slices:
+            slice_.move(State.FAILED)
+        self.on_leaving(lane.number)
+        return batch.slices
 
     # --- outcomes come in ---
 
@@ -186,6 +230,8 @@ class Ventilator:
         self._settle(batch, finished, results.failures, now)
         lane.received += results.count
         lane.moved = now
+        if lane.stopping:
+            lane.stopping = {at: since for at, since in lane.stopping.items() if at >= lane.received}
         batch.task.run_time.learn(results.busy, results.count)
         lane.judge_idling(results.busy, results.idle)
         if lane.received == batch.end:
@@ -209,33 +255,36 @@ class Ventilator:
             job = batch.slice_at(at)
             if many:
                 job.state = State.ASSIGNED  # not done after all
-            if self._retry(job, failure, now):
-                finished.retried.add(at)
+            if job.stopping:
+                finished.withheld.add(at)
+                self._stopped(job)
+            elif job.may_retry(failure):
+                job.history = (*job.history, f"{failure.type_name}: {failure.message}")
+                self._delay(job, failure, now)
+                finished.withheld.add(at)
             else:
                 job.state = State.FAILED
                 finished.failures[at] = failure
-        self.pending -= finished.count - len(finished.retried)
+        self.pending -= finished.count - len(finished.withheld)
 
-    def _retry(self, job: Slice, failure: Failure, now: float) -> bool:
-        """Keep a failed job until its next attempt is due, if it has one."""
-        if not failure.retry or job.failures >= job.task.options.retries:
-            return False
-        job.history = (*job.history, f"attempt {job.attempt}: {failure.type_name}: {failure.message}")
+    def _delay(self, job: Slice, failure: Failure, now: float) -> None:
+        """Keep a failed job, whose history tells of it, until its next attempt is due."""
         job.failures += 1
         job.state = State.ASSIGNED
         job.move(State.DELAYED)
         if job.gate is not None:
             job.gate.release()
-        pause = retry_delay(job.task.options, job.failures, self._chance())
-        heapq.heappush(self._delayed, (now + pause, next(self._ties), job))
-        return True
+        pause = failure.after
+        if pause is None:
+            pause = retry_delay(job.task.options, job.failures, self._chance())
+        self._delayed.add(job, now + pause)
 
     # --- work is taken back ---
 
     def recallable(self, now: float) -> list[Lane]:
         """Return the lanes whose unstarted work should be taken back: they hold several items and have not moved
         for a while, another lane is idle, and nothing is queued."""
-        if self._round or not any(not lane.batches for lane in self._open.values()):
+        if (self._round and not self._blocked) or not any(not lane.batches for lane in self._open.values()):
             return []
         return [
             lane
@@ -274,6 +323,9 @@ class Ventilator:
     def _requeue(self, slices: list[Slice]) -> None:
         """Queue again, before all else, what has not been run to an end."""
         for slice_ in reversed(slices):
+            if slice_.stopping:
+                self._stopped(slice_)
+                continue
             slice_.move(State.QUEUED)
             if slice_.gate is not None:
                 slice_.gate.release()
@@ -288,8 +340,9 @@ class Ventilator:
 
     def next_event(self, now: float) -> float | None:
         """Return in how many seconds something falls due by itself, or None."""
-        due = [self._delayed[0][0] - now] if self._delayed else []
-        if not self._round and any(not lane.batches for lane in self._open.values()):
+        soonest = self._delayed.soonest()
+        due = [soonest - now] if soonest is not None else []
+        if (not self._round or self._blocked) and any(not lane.batches for lane in self._open.values()):
             due += [lane.moved + RECALL_AFTER - now for lane in self.lanes.values() if lane.outstanding > 1]
         return max(0.0, min(due)) if due else None
 
@@ -300,14 +353,21 @@ class Ventilator:
     def dispatch(self, now: float) -> list[Send]:
         """Return what shall be sent now, and enter it in the books."""
         self._wake_delayed(now)
+        self._blocked = False
         sends: list[Send] = []
         shares: dict[TaskBooks, int] = {}
         while self._open and self._round:
             number, lane = next(reversed(self._open.items()))
             task = self._round[0]
+            if self._singular:
+                roomy = find_lane(task, reversed(self._open.values()), self.lanes.values(), self._room)
+                self._blocked = roomy is None
+                if roomy is None:
+                    break
+                number, lane = roomy.number, roomy
             if task not in shares:  # all lanes shall get some of what is there
                 shares[task] = -(-task.queued // max(1, self._ready))
-            batch = self._take(task, lane, shares[task])
+            batch = take(task, lane, shares[task])
             if not task.queue:
                 self._round.popleft()
                 task.waiting = False
@@ -330,63 +390,8 @@ class Ventilator:
 
     def _wake_delayed(self, now: float) -> None:
         """Queue the retries that are due."""
-        due: list[Slice] = []
-        while self._delayed and self._delayed[0][0] <= now:
-            _, _, job = heapq.heappop(self._delayed)
-            if job.state is State.DELAYED:
-                job.move(State.QUEUED)
-                due.append(job)
+        due = self._delayed.take_due(now)
+        for job in due:
+            job.move(State.QUEUED)
         self.pending -= sum(job.count for job in due)
         self.on_submit(due)
-
-    def _take(self, task: TaskBooks, lane: Lane, share: int) -> Batch | None:
-        """Take from a task's queue what the lane's credit allows, at least one item; None if all was cancelled."""
-        room = lane.room()
-        credit = min(lane.credit(task), max(1, share), MAX_ITEMS)
-        queue = task.queue
-        slices: list[Slice] = []
-        total = nbytes = 0
-        while queue and total < credit:
-            slice_ = queue[0]
-            if slice_.state is not State.QUEUED or (slice_.gate is not None and not slice_.gate.acquire(False)):
-                queue.popleft()  # cancelled
-                task.queued -= slice_.count
-                continue
-            size = slice_.nbytes
-            whole = isinstance(slice_.payload, Items)
-            if slices and (whole or nbytes + size > room):
-                if slice_.gate is not None:
-                    slice_.gate.release()
-                break
-            queue.popleft()
-            if slice_.count > credit and (lane.budget is not None or _worth_splitting(slice_, credit)):
-                rest = slice_.part(credit, slice_.count)
-                slice_ = slice_.part(0, credit)
-                queue.appendleft(rest)
-                size = slice_.nbytes
-            task.queued -= slice_.count
-            slice_.state = State.ASSIGNED  # from QUEUED; hot path
-            slices.append(slice_)
-            total += slice_.count
-            nbytes += size
-            if whole:
-                break
-        return Batch(task, slices, total, nbytes, lane.dispatched) if slices else None
-
-
-def _worth_splitting(slice_: Slice, credit: int) -> bool:
-    """Tell whether what a slice holds beyond a lane's credit is better given to another lane, or later."""
-    seconds = slice_.task.run_time.seconds
-    return seconds is None or (slice_.count - credit) * seconds > SPLIT_SECONDS
-
-
-def _split_at(slices: list[Slice], offset: int) -> tuple[list[Slice], Slice, list[Slice]]:
-    """Split consecutive slices into those before an item, the item itself, and those behind it."""
-    for index, slice_ in enumerate(slices):
-        if offset < slice_.count:
-            before = slices[:index] + ([slice_.part(0, offset)] if offset else [])
-            after = [slice_.part(offset + 1, slice_.count)] if offset + 1 < slice_.count else []
-            item = slice_ if slice_.count == 1 else slice_.part(offset, offset + 1)
-            return before, item, after + slices[index + 1 :]
-        offset -= slice_.count
-    raise AssertionError("the item is not in these slices")

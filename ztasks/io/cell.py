@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from time import monotonic_ns
 from typing import Final
 
 CUT: Final = 0
@@ -22,11 +23,19 @@ CLAIMED: Final = 1
 CURSOR: Final = 2
 """The position that is running, or ran last; -1 before the first. Stored without the lock, before each item."""
 STARTED: Final = 3
-"""For jobs with a timeout: CLOCK_MONOTONIC nanoseconds when the cursor's job began, 0 when none is running."""
+"""CLOCK_MONOTONIC nanoseconds when the cursor's job began; 0 when none is running, and for items of maps that have no
+timeout: theirs is known to within a claim."""
 SENT: Final = 4
 """Positions below this have been handed to the socket."""
 STOP: Final = 5
 """The parent asks that the job at this position be stopped; -1: none."""
+WHY: Final = 6
+"""Why it shall be stopped; written before STOP."""
+CLAIMED_AT: Final = 7
+"""CLOCK_MONOTONIC nanoseconds of the last claim."""
+
+WHY_LATE: Final = 0
+WHY_CANCELLED: Final = 1
 
 FIELDS: Final = 8
 SIZE: Final = FIELDS * 8
@@ -56,6 +65,7 @@ class Cell:
         try:
             if fields[CUT] != cut:
                 return False
+            fields[CLAIMED_AT] = monotonic_ns()
             fields[CLAIMED] = upto
             return True
         finally:

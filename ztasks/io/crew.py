@@ -14,10 +14,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Final
 
-from ztasks.io.cell import Cell
-from ztasks.io.hostinfo import cores
+from ztasks.io import stacks
+from ztasks.io.cell import CLAIMED_AT, STARTED, Cell
+from ztasks.io.devices import DEVICE_VARIABLE, Devices
+from ztasks.io.hostinfo import cores, host_name, peak_memory
+from ztasks.wire.certificate import DeathCertificate
 
 TAIL_BYTES: Final = 4096
 """How much of a worker's stderr is kept for messages about its end."""
@@ -37,7 +41,10 @@ THREAD_VARIABLES: Final = (
 class WorkerProcess:
     """One worker process: its lane's number, its cell, and what it has written to stderr last."""
 
-    def __init__(self, lane: int, cell: Cell, process: subprocess.Popen[bytes], lifeline: int, output: int) -> None:
+    def __init__(
+        self, lane: int, cell: Cell, process: subprocess.Popen[bytes], lifeline: int, output: int, stacks: str
+    ) -> None:
+        """`stacks`: the file to which it writes stacks."""
         self.lane = lane
         self.cell = cell
         self.pid = process.pid
@@ -46,6 +53,18 @@ class WorkerProcess:
         """The descriptor to read its stderr from, until it has been read to its end."""
         self.exit_code: int | None = None
         """Negative: the number of the signal that ended it. None while it lives."""
+        self.reason = ""
+        """Why it was killed by its parent."""
+        self.dumped_at: float | None = None
+        """When it was asked for its stack, being about to be killed."""
+        self.ended_at = 0
+        """CLOCK_MONOTONIC nanoseconds when its end was noticed."""
+        self.device: str | None = None
+        """The GPU that it was pinned to."""
+        self._peak_memory: int | None = None
+        self._inherited_peak = peak_memory()
+        """A process begins with the peak of the one that started it: what is not above that, says nothing."""
+        self._stacks = stacks
         self._process = process
         self._lifeline = lifeline
         self._tail: deque[bytes] = deque()
@@ -84,17 +103,44 @@ class WorkerProcess:
             os.close(self.output)
             self.output = None
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "") -> None:
         """Kill it and all that its jobs have started. Safe until `reap`: an unreaped process keeps its number."""
         if self.exit_code is None:
+            self.reason = self.reason or reason
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def reap(self) -> int:
         """Take the exit code of a process that has ended, and end what its jobs have left behind."""
         self.kill()
-        self.exit_code = self._process.wait()
+        if self.exit_code is None:
+            _, status, usage = os.wait4(self.pid, 0)
+            self.ended_at = monotonic_ns()
+            peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self._peak_memory = peak if peak > self._inherited_peak else None
+            self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(status)
         return self.exit_code
+
+    def certificate(self) -> DeathCertificate:
+        """Say all that is known of its end (after `reap`)."""
+        code, started = self.exit_code, self.cell.fields[STARTED] or self.cell.fields[CLAIMED_AT]
+        return DeathCertificate(
+            pid=self.pid,
+            host=host_name(),
+            signal=_signal_name(-code) if code is not None and code < 0 else None,
+            exit_code=code if code is not None and code >= 0 else None,
+            reason=self.reason,
+            seconds=(self.ended_at - started) / 1e9 if started else None,
+            peak_memory=self._peak_memory,
+            stack=stacks.read(self._stacks),
+            stderr=self.tail,
+        )
 
     def let_go(self) -> None:
         """Close this process's copy of the lifeline; in a forked child, the worker's life must not hang on it."""
@@ -108,25 +154,30 @@ class WorkerProcess:
         self.let_go()
         self.cell.close()
 
-    def how_it_ended(self) -> str:
-        """Describe its end in words."""
-        code = self.exit_code
-        if code is None:
-            return f"worker {self.pid} is gone"
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            return f"worker {self.pid} was killed by {name}"
-        return f"worker {self.pid} exited with code {code}"
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Crew:
     """The worker processes of one executor."""
 
-    def __init__(self, directory: str, workers: int, own_stdout: bool, environment: dict[str, str]) -> None:
-        """`own_stdout`: workers write to this process's stdout; else their stdout goes the way of their stderr."""
+    def __init__(
+        self,
+        directory: str,
+        workers: int,
+        own_stdout: bool,
+        environment: dict[str, str],
+        devices: Devices | None = None,
+    ) -> None:
+        """`own_stdout`: workers write to this process's stdout; else their stdout goes the way of their stderr.
+
+        `devices`: the GPUs, one of which each worker is pinned to.
+        """
+        self._devices = devices
         self.workers: dict[int, WorkerProcess] = {}
         self._directory = directory
         self._own_stdout = own_stdout
@@ -138,6 +189,8 @@ class Crew:
     def start(self, lane: int) -> WorkerProcess:
         """Start a worker process; raises OSError."""
         cell = Cell(os.path.join(self._directory, f"cell-{lane}"), create=True)
+        device = self._devices.take() if self._devices is not None else None
+        environment = self._environment if device is None else {**self._environment, DEVICE_VARIABLE: device}
         descriptors: list[int] = []
         try:
             lifeline, held = os.pipe()
@@ -150,7 +203,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=None if self._own_stdout else stderr,
                 stderr=stderr,
-                env=self._environment,
+                env=environment,
                 pass_fds=[lifeline],
                 process_group=0,
             )
@@ -158,19 +211,27 @@ class Crew:
             for descriptor in descriptors:
                 os.close(descriptor)
             cell.close()
+            os.unlink(os.path.join(self._directory, f"cell-{lane}"))
+            if self._devices is not None and device is not None:
+                self._devices.give_back(device)
             raise
         os.close(lifeline)
         os.close(stderr)
         os.set_blocking(output, False)
-        worker = self.workers[lane] = WorkerProcess(lane, cell, process, held, output)
+        stack_file = os.path.join(self._directory, stacks.file_name(lane))
+        worker = self.workers[lane] = WorkerProcess(lane, cell, process, held, output, stack_file)
+        worker.device = device
         return worker
 
     def forget(self, worker: WorkerProcess) -> None:
         """Release all of a worker that has been reaped."""
         del self.workers[worker.lane]
         worker.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self._directory, f"cell-{worker.lane}"))
+        if self._devices is not None and worker.device is not None:
+            self._devices.give_back(worker.device)
+        for name in (f"cell-{worker.lane}", stacks.file_name(worker.lane)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._directory, name))
 
 
 def watch_exit(worker: WorkerProcess, ended: Callable[[], None]) -> int | None:

@@ -65,7 +65,7 @@ def _deliver_jobs(finished: Finished, items: Items | None) -> None:
         for offset, failure in finished.failures.items():
             finished.slices[offset].owner.fail(failure)
         return
-    unusual = finished.failures or finished.retried
+    unusual = finished.failures or finished.withheld
     if items.buffer_counts is None and not unusual:
         data, end = items.data, 0
         for slice_, size in zip(slices, items.sizes or (len(data),), strict=True):
@@ -75,7 +75,7 @@ def _deliver_jobs(finished: Finished, items: Items | None) -> None:
     for offset, (slice_, pickled) in enumerate(zip(slices, items.pickles(), strict=True), finished.offset):
         if offset in finished.failures:
             slice_.owner.fail(finished.failures[offset])
-        elif offset not in finished.retried:
+        elif offset not in finished.withheld:
             slice_.owner.succeed(*pickled)
 
 
@@ -86,7 +86,7 @@ def _deliver_segment(finished: Finished, slice_: Slice, results: Results | None,
         finished.count,
         items,
         {at - offset: failure for at, failure in finished.failures.items()},
-        frozenset(at - offset for at in finished.retried),
+        frozenset(at - offset for at in finished.withheld),
         slice_.attempt,
         results.started if results is not None else None,
         results.seconds if results is not None else None,

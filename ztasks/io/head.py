@@ -16,33 +16,33 @@ import selectors
 import signal
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from ztasks.core.room import Room
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send, Ventilator
-from ztasks.errors import ExecutorClosed, HeadFailed, WireError, WorkerLost
+from ztasks.errors import ExecutorClosed, HeadFailed, TooLarge, WorkerLost
+from ztasks.io.budgets import Limits
 from ztasks.io.crew import Crew, write_stderr
-from ztasks.io.deliver import cancel, deliver, fail, receive_items
+from ztasks.io.deliver import cancel, fail
+from ztasks.io.devices import Devices
+from ztasks.io.inbox import Inbox
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
-from ztasks.io.wakeup import Wakeup
+from ztasks.io.sink import Sink
+from ztasks.io.spare import Spare
+from ztasks.io.timekeeper import Timekeeper
 from ztasks.io.watch import Watch
 from ztasks.wire.messages import (
-    Bye,
     Control,
     Leave,
-    Ready,
-    Results,
-    StartFailed,
-    decode_from_worker,
     encode,
 )
 
 if TYPE_CHECKING:
-    from ztasks.io.sockets import Socket
+    pass
 
 STOP_EVERY: Final = 0.025
 """How often control repeats itself while workers leave."""
@@ -56,61 +56,43 @@ MAX_SLEEP: Final = 3600.0
 LOOK_EVERY: Final = 0.005
 """How often the thread looks after its workers while messages keep coming."""
 
-MESSAGES_AT_ONCE: Final = 64
-"""How many messages are read before the lanes are looked after again."""
-
 
 class Head:
     """The head's thread. `start()` it, `post()` to it; it ends after `post_close()`, when all is done."""
 
     def __init__(
         self,
-        workers: int,
+        limits: Limits,
         setup: Setup,
         *,
-        budget: int | None = None,
         output: Callable[[bytes], None] | None = None,
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
-        self._thread = threading.Thread(target=self._run, name="ztasks-head", daemon=False)
-        self.inbox: deque[Slice | Callable[[], None]] = deque()
-        self.ended = threading.Event()
-        """Set when everything has been closed."""
-        self._asleep = False
-        self._hungry = True
-        """Whether new work could be sent at once. If not, it need not wake the thread: the next outcome will."""
-        self._size = workers
+        self.thread = threading.Thread(target=self._run, name="ztasks-head", daemon=False)
+        self.inbox = Inbox(limits.max_bytes)
+        self.post = self.inbox.post
+        self._limits = limits
         self._setup = setup
-        self._budget = budget
         self._output = output
         self._environment = dict(os.environ)
         self._on_end = on_end
-        self._ventilator = Ventilator(_chance)
+        self._ventilator = Ventilator(_chance, Room(limits.workers, limits.memory))
         self._broken: BaseException | None = None
         self._closing = False
         self._stop_since: float | None = None
         self._stop_next = 0.0
         self._rundir = RunDir()
-        self._wakeup = Wakeup()
 
     # --- any thread ---
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self.thread.start()
 
     def join(self) -> None:
         """Wait until everything has been closed."""
-        self.ended.wait()  # first: a KeyboardInterrupt inside Thread.join makes the thread look ended (3.11)
-        self._thread.join()
-
-    def post(self, item: Slice | Callable[[], None]) -> None:
-        """Hand over a slice to run, or something to call in the head's thread."""
-        self.inbox.append(item)
-        # A wake-up takes the interpreter away from the caller, for longer than the whole rest of a submit.
-        # Only the thread itself resets `_asleep`: a KeyboardInterrupt between the two would leave it asleep for ever.
-        if self._asleep and (self._hungry or type(item) is not Slice):
-            self._wakeup.set()
+        self.inbox.ended.wait()  # first: a KeyboardInterrupt inside Thread.join makes the thread look ended (3.11)
+        self.thread.join()
 
     def post_close(self, *, cancel_waiting: bool = False) -> None:
         """Take no more work, finish what there is (or cancel what waits), then end."""
@@ -151,59 +133,71 @@ class Head:
     def _open(self) -> None:
         self._setup.write(self._rundir.file(FILE))
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ, self._wakeup.clear)
+        wakeup, limits = self.inbox.wakeup, self._limits
+        self._selector.register(wakeup.fileno(), selectors.EVENT_READ, wakeup.clear)
+        crew = Crew(
+            self._rundir.path,
+            limits.workers,
+            own_stdout=self._output is None,
+            environment=self._environment,
+            devices=Devices(limits.devices) if limits.devices else None,
+        )
+        recycled = limits.max_tasks is not None or self._setup.max_memory is not None
+        self._timekeeper = Timekeeper(crew, self._ventilator, limits.kill_memory)
         self._watch = Watch(
-            Crew(self._rundir.path, self._size, own_stdout=self._output is None, environment=self._environment),
+            crew,
             self._ventilator,
             self._selector,
             self._rundir,
-            budget=self._budget,
+            budget=limits.max_tasks,
             output=self._pass_on if self._output is not None else write_stderr,
             post=self.post,
             give_up=self._break,
+            replace=self._wants_replacement,
+            spare=Spare(allowed=not limits.devices, expected=recycled),
         )
-        first = [self._watch.spawn() for _ in range(self._size)]
+        first = [self._watch.spawn() for _ in range(limits.workers)]
         # Late: importing ZeroMQ takes as long as a worker takes to come up, and they can do so meanwhile.
         from ztasks.io.sockets import Sockets
 
         self._sockets = Sockets()
-        self._sink = self._sockets.pull(self._rundir.file("sink"))
+        self._sink = Sink(self._sockets.pull(self._rundir.file("sink")), self._ventilator, self._watch)
         self._control = self._sockets.publish(self._rundir.file("control"))
         self._selector.register(self._sink.descriptor(), selectors.EVENT_READ, _nothing)
         for worker in first:
             self._watch.attach(worker, self._sockets)
 
     def _loop(self) -> None:
-        ventilator, looked = self._ventilator, 0.0
+        ventilator, inbox, looked = self._ventilator, self.inbox, 0.0
         while True:
             now = monotonic()
-            busy = self._read_sink(now)
+            busy = self._sink.read(now)
             busy = self._read_inbox() or busy
             self._dispatch(now)
+            inbox.give_room()
             if busy and now - looked < LOOK_EVERY:
                 continue
             looked = now
             due = self._look_after_workers(now)
             if self._closing and ventilator.pending == 0 and not self._stop(now):
                 return
-            self._hungry = ventilator.wants_work() or self._broken is not None
-            self._asleep = True
-            if busy or self.inbox or self._sink.readable():
+            inbox.hungry = ventilator.wants_work() or self._broken is not None
+            inbox.asleep = True
+            if busy or inbox or self._sink.waiting():
                 due = 0.0
             for key, _ in self._selector.select(None if due is None else min(due, MAX_SLEEP)):
                 key.data()
-            self._asleep = False
+            inbox.asleep = False
 
     def _look_after_workers(self, now: float) -> float | None:
         """Bury the dead, keep time, take back stuck work; return in how many seconds to look again, or None."""
         ventilator, watch = self._ventilator, self._watch
-        due = [watch.bury(self._sockets, now, replace=self._wants_replacement), watch.open_connected()]
+        due = [watch.bury(self._sockets, now), watch.open_connected(self._sockets), self._timekeeper.keep(now)]
         if self._broken is not None:
             self._fail_waiting(self._broken)
-        if ventilator.timed:
-            due.append(watch.keep_time(now))
         for lane in ventilator.recallable(now):
-            watch.recall(lane.number, now)
+            self._timekeeper.recall(lane, now)
+        self._end_stopped()
         self._dispatch(now)
         due.append(ventilator.next_event(now))
         if self._stop_since is not None:
@@ -226,11 +220,9 @@ class Head:
     # --- the inbox ---
 
     def _read_inbox(self) -> bool:
-        inbox = self.inbox
         slices: list[Slice] = []
         commands = 0
-        while inbox:
-            item = inbox.popleft()
+        for item in self.inbox.take():
             if type(item) is Slice:
                 slices.append(item)
             else:
@@ -252,6 +244,25 @@ class Head:
     def cancel_slice(self, slice_: Slice) -> None:
         """Head's thread: a caller has acquired the slice's gate to cancel it."""
         self._ventilator.on_cancel(slice_)
+
+    def stop_job(self, job: Slice) -> None:
+        """Head's thread: a caller wants a job stopped, wherever it is."""
+        if job.gate is not None and job.gate.acquire(False):
+            if self._ventilator.on_cancel(job):
+                cancel([job])
+            else:  # it has ended just now
+                job.gate.release()
+            return
+        lane = self._ventilator.on_stop(job)
+        if lane is not None:
+            self._timekeeper.recall(lane, monotonic())
+            self._end_stopped()
+
+    def _end_stopped(self) -> None:
+        """Tell the owners of jobs that were stopped."""
+        if self._ventilator.stopped:
+            stopped, self._ventilator.stopped = self._ventilator.stopped, []
+            cancel(stopped)
 
     def cancel_owner(self, owner: object) -> None:
         """Head's thread: cancel what waits of one map."""
@@ -278,10 +289,26 @@ class Head:
     def _send(self, send: Send) -> None:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""
         lane = self._watch.lanes[send.lane.number]
-        lane.send_batch(send)
+        try:
+            lane.send_batch(send)
+        except MemoryError:
+            self._give_up_batch(send)
+            return
         if send.lane.budget == 0:
             lane.send(encode(Leave()))
             self._ventilator.on_leaving(send.lane.number)
+
+    def _give_up_batch(self, send: Send) -> None:
+        """There is no memory to send this batch; its lane may be in the midst of a message, and is given up."""
+        jobs = self._ventilator.on_unsendable(send.lane)
+        fail(
+            jobs,
+            TooLarge(
+                f"there was not enough memory in this process to send a job's arguments ({send.batch.nbytes} bytes). "
+                "The job did not run. Pass a path instead of the data, or let fewer jobs wait (Executor's max_bytes)."
+            ),
+        )
+        self._watch.kill(send.lane.number, "killed by ztasks because a message to it could not be sent")
 
     def _break(self, error: BaseException) -> None:
         """No worker can be had: fail what waits, now and from now on."""
@@ -291,40 +318,6 @@ class Head:
 
     def _fail_waiting(self, error: BaseException) -> None:
         fail(self._ventilator.cancel_waiting(), error)
-
-    # --- the sink ---
-
-    def _read_sink(self, now: float) -> bool:
-        """Take in what workers have sent; tell whether there was anything."""
-        sink = self._sink
-        for count in range(MESSAGES_AT_ONCE):
-            if not sink.readable():
-                return count > 0
-            try:
-                self._read_message(sink, now)
-            except WireError as error:
-                sink.discard_rest()
-                write_stderr(f"ztasks: {error}\n".encode())
-        return True
-
-    def _read_message(self, sink: Socket, now: float) -> None:
-        message = decode_from_worker(sink.receive_header())
-        if type(message) is Results:
-            try:
-                items = receive_items(sink, message)
-                finished = self._ventilator.on_results(message, now)
-            except WireError:
-                self._watch.kill(message.lane)  # what it holds is given to its successor
-                raise
-            if finished is not None:
-                deliver(finished, message, items, self._watch.crew.workers[message.lane].pid)
-        elif isinstance(message, Ready):
-            self._watch.on_ready(message.lane)
-        elif isinstance(message, StartFailed):
-            self._watch.on_start_failed(message.lane, message.failure)
-        elif isinstance(message, Bye) and message.lane in self._ventilator.lanes:
-            self._ventilator.on_leaving(message.lane)
-            self._watch.on_bye(message.lane, now)
 
     # --- the end ---
 
@@ -355,8 +348,8 @@ class Head:
                 self._selector.close()
         finally:
             self._rundir.close()
-            self._wakeup.close()
-            self.ended.set()
+            self.inbox.wakeup.close()
+            self.inbox.end()
             self.refuse_late()
             self._on_end()
 
@@ -374,13 +367,7 @@ class Head:
     def refuse_late(self) -> None:
         """Fail what was posted too late; called at the end, and by whoever posts after it."""
         error = self._broken or _closed_meanwhile()
-        while self.inbox:
-            try:
-                item = self.inbox.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            if isinstance(item, Slice):
-                fail([item], error)
+        fail([item for item in self.inbox.take() if isinstance(item, Slice)], error)
 
 
 def _closed_meanwhile() -> ExecutorClosed:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
+from typing import Final
+
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @cache
@@ -61,6 +65,58 @@ def _quota(folder: str) -> float | None:
         return None if quota in ("max", "-1") else float(quota) / float(period)
     except (ValueError, ZeroDivisionError):
         return None
+
+
+def resident(pid: int) -> int:
+    """Return how much memory a process has resident, in bytes; 0 if that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return peak_memory() if pid == os.getpid() else 0
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had resident, in bytes.
+
+    Not getrusage, where there is /proc: its figure begins with that of the process that started this one.
+    """
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory() -> int:
+    """Return how much memory this process and its workers may take, in bytes: the least of what the host has, what the
+    cgroups (version 2, or 1) allow and what the limit on this process's address space is."""
+    import resource
+
+    limits = [os.sysconf("SC_PHYS_PAGES") * PAGE]
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            limits += _memory_limits("/sys/fs/cgroup" if not controllers else "/sys/fs/cgroup/memory", name)
+    return min(limits)
+
+
+def _memory_limits(top: str, name: str) -> list[int]:
+    """Return the limits of a cgroup and of those that it is in."""
+    limits = []
+    folder = os.path.normpath(os.path.join(top, name.lstrip("/")))
+    while folder.startswith(top):
+        for file in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(os.path.join(folder, file)).strip()
+            if text.isdigit():
+                limits.append(int(text))
+        folder = os.path.dirname(folder)
+    return limits
 
 
 def _read(path: str) -> str:

@@ -56,6 +56,7 @@ class LaneSocket:
             _of_each(slices, lambda slice_: slice_.attempt),
             _of_each(slices, lambda slice_: options.retries + 1 + slice_.crashes),
             options.timeout,
+            options.grace,
             task.detail,
             payload := inline(items.data),
         )

@@ -16,7 +16,9 @@ from typing import Any, Final
 import msgspec
 
 from ztasks.io.cell import SENT, Cell
+from ztasks.io.hostinfo import peak_memory
 from ztasks.io.sockets import Socket
+from ztasks.wire.failures import too_large
 from ztasks.wire.messages import Batch, Failure, Results, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack, pack_primitives
 
@@ -38,6 +40,8 @@ class Outbox:
         """Entered before its place in `outcomes`; the offset is the absolute position until it is sent."""
         self.started: list[float] = []
         self.seconds: list[float] = []
+        self.max_bytes: int | None = None
+        """The most bytes that one result may take."""
         self._lane = lane
         self._sink = sink
         self._cell = cell
@@ -114,6 +118,10 @@ class Outbox:
         failures = [failure for failure in self.failures if failure.offset < self._position]
         del self.failures[: len(failures)]
         items = _pack(outcomes, batch)
+        if self.max_bytes is not None and items.nbytes > self.max_bytes:
+            failures += self._refuse_large(outcomes, position)
+            failures.sort(key=lambda failure: failure.offset)
+            items = _pack(outcomes, batch)
         now = perf_counter()
         busy, self._mark = now - self._mark, now
         idle, self._idle = self._idle, 0.0
@@ -130,13 +138,24 @@ class Outbox:
             idle,
             self.started[:count] if detail else None,
             self.seconds[:count] if detail else None,
-            _max_rss() if detail else 0,
+            peak_memory() if detail else 0,
             payload := inline(items.data),
         )
         del self.started[:count]
         del self.seconds[:count]
         self._sink.send(encode(results), *(() if payload is not None else (items.data,)), *items.buffers)
         self._cell.fields[SENT] = self._position
+
+    def _refuse_large(self, outcomes: list[Any], position: int) -> list[Failure]:
+        """Take out the results that exceed the byte budget; return their failures, at absolute positions."""
+        assert self.max_bytes is not None
+        refused = []
+        for at, outcome in enumerate(outcomes):
+            size = outcome.nbytes if type(outcome) is Pickled else len(outcome) if type(outcome) in (str, bytes) else 0
+            if size > self.max_bytes:
+                outcomes[at] = None
+                refused.append(too_large(position + at, size, self.max_bytes))
+        return refused
 
 
 def _pack(outcomes: list[Any], batch: Batch) -> Items:
@@ -148,12 +167,3 @@ def _pack(outcomes: list[Any], batch: Batch) -> Items:
     return pack(
         [outcome if type(outcome) is Pickled else Pickled(pickle.dumps(outcome, 5), []) for outcome in outcomes]
     )
-
-
-def _max_rss() -> int:
-    """Return the peak memory of this process in bytes."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ztasks.io import stacks
 from ztasks.io.cell import CURSOR, STARTED, Cell
 from ztasks.io.current import CurrentJob, provide
 from ztasks.io.interrupt import Interruptible
@@ -23,6 +24,7 @@ from ztasks.io.outbox import Outbox
 from ztasks.wire import failures
 from ztasks.wire.messages import Batch, Failure
 from ztasks.wire.payload import PRIMITIVES, Items, dump, load
+from ztasks.wire.verdict import EVERYTHING, Judged, Verdict
 
 CLAIM_SECONDS: Final = 0.001
 """How much expected work is claimed at once: what is claimed cannot be recalled, and a claim costs 2 us."""
@@ -31,16 +33,20 @@ CLAIM_SECONDS: Final = 0.001
 class Runner:
     """Runs batches. `before_claim` is called before each claim and says whether to go on."""
 
-    def __init__(self, cell: Cell, outbox: Outbox, before_claim: Callable[[], bool]) -> None:
+    def __init__(self, cell: Cell, outbox: Outbox, before_claim: Callable[[], bool], *, stack_file: int) -> None:
+        """`stack_file`: the descriptor to which stacks are written."""
         self._cell = cell
         self._outbox = outbox
         self._before_claim = before_claim
         self._callables: dict[bytes, Any] = {}
+        self._verdicts: dict[bytes, Verdict] = {}
+        """What may be retried, of callables that say so."""
+        self._verdict = EVERYTHING
         self._seconds: dict[bytes, float] = {}
         """How long an item of each callable takes, as seen here."""
         self._batch: Batch | None = None
         self._forked = False
-        self._interruptible = Interruptible(cell)
+        self._interruptible = Interruptible(cell, stack_file)
         os.register_at_fork(after_in_child=self._after_fork)
         provide(self._current_job)
 
@@ -48,6 +54,9 @@ class Runner:
         """Load a callable that came with a batch. If that fails, its jobs will fail."""
         try:
             loaded = load(pickled)
+            if type(loaded) is Judged:
+                self._verdicts[key] = loaded.verdict
+                loaded = loaded.function
             self._callables[key] = getattr(loaded, "ztasks_function", loaded)
         except BaseException as error:  # noqa: BLE001 - importing runs any code
             self._callables[key] = failures.not_loadable(0, "the callable of this job", error)
@@ -55,8 +64,8 @@ class Runner:
     def forget(self, keys: tuple[bytes, ...]) -> None:
         """Drop callables that the head will ship again if it needs them."""
         for key in keys:
-            self._callables.pop(key, None)
-            self._seconds.pop(key, None)
+            for known in (self._callables, self._verdicts, self._seconds):
+                known.pop(key, None)
 
     def run(self, batch: Batch, items: Items, idle: float) -> None:
         """Run a batch, or as much of it as is not recalled, and send its outcomes."""
@@ -70,6 +79,7 @@ class Runner:
             raise
         finally:
             self._batch = None
+            self._interruptible.disarm()
         self._outbox.flush()
 
     def _run_claims(self, batch: Batch, items: Items) -> None:
@@ -99,8 +109,9 @@ class Runner:
         if function is None or isinstance(function, Failure):
             failure = function or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
             return lambda position, count: self._fail_all(failure, position, count)
-        if batch.timeout is not None:
-            function = self._interruptible.wrap(function)
+        self._verdict = self._verdicts.get(batch.key, EVERYTHING)
+        if batch.timeout is not None or not batch.map_number:
+            function = self._interruptible.wrap(function, batch.timeout, batch.grace)
         if batch.detail:
             function = self._timed(function)
         if items.form == "list":
@@ -119,7 +130,7 @@ class Runner:
             try:
                 result = function(value)
             except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
-                self._fail(failures.raised, error)
+                self._fail(self._raised, error)
                 continue
             if type(result) in PRIMITIVES:
                 append(result)
@@ -143,7 +154,7 @@ class Runner:
                 else:
                     result = function(call)
             except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
-                self._fail(failures.raised, error)
+                self._fail(self._raised, error)
                 continue
             if type(result) in PRIMITIVES:
                 append(result)
@@ -151,6 +162,9 @@ class Runner:
                 self._pickle_result(result)
 
     # --- the rare ways ---
+
+    def _raised(self, offset: int, error: BaseException) -> Failure:
+        return failures.raised(offset, error, self._verdict)
 
     def _pickle_result(self, result: object) -> None:
         """Pickle a result now: the next job may change what it refers to."""
@@ -206,6 +220,7 @@ class Runner:
         """In a child forked by a job: it must not write to the cell, nor go on with the worker's jobs."""
         self._forked = True
         self._cell.close()
+        stacks.write_to_stderr()
 
     def _leave_child(self) -> None:
         """A forked child has returned from the job that forked it: it ends here."""

@@ -24,6 +24,10 @@ class Setup(msgspec.Struct):
     initializer: bytes
     """The pickle of (function, arguments); empty if there is none."""
     buffers: list[bytearray]
+    max_bytes: int | None = None
+    """The most bytes that one result may take."""
+    max_memory: int | None = None
+    """With more resident memory than this, in bytes, a worker takes no further job and is replaced."""
 
     def write(self, path: str) -> None:
         """Write the file, readable by this user only."""

@@ -97,6 +97,7 @@ class Sockets:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._open: dict[Socket, None] = {}
+        self._control: Socket | None = None
 
     def pull(self, path: str) -> Socket:
         """The sink: listen for what workers push."""
@@ -104,7 +105,8 @@ class Sockets:
 
     def publish(self, path: str) -> Socket:
         """Control, the head's side."""
-        return self._make(zmq.PUB, path, bound=True)
+        self._control = self._make(zmq.PUB, path, bound=True)
+        return self._control
 
     def lane(self, path: str) -> Socket:
         """A lane, the head's side."""
@@ -149,6 +151,10 @@ class Sockets:
         """Close one socket."""
         del self._open[sock]
         sock.close(linger)
+        if self._control in self._open:
+            # A lane has gone, and its worker. What a socket has kept for a peer that has gone (17 KiB) is only given
+            # back when the socket is used, and control may be silent for days.
+            self._control.writable()
 
     def close(self) -> None:
         """Close all sockets and terminate the context, in bounded time."""

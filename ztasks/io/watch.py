@@ -6,22 +6,25 @@ closed only when all that it had sent has come in (or cannot come any more), and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from selectors import EVENT_READ, BaseSelector
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from ztasks.core.lane import LaneState
-from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
 from ztasks.errors import WorkersCannotStart
-from ztasks.io.cell import CURSOR, SENT, STARTED, STOP
+from ztasks.io.cell import CURSOR, SENT
 from ztasks.io.crew import Crew, WorkerProcess, watch_exit
 from ztasks.io.deliver import deliver
-from ztasks.io.interrupt import STOP_SIGNAL
 from ztasks.io.lanes import LaneSocket
+from ztasks.io.oom import OomCounters
 from ztasks.io.rundir import RunDir
+from ztasks.io.spare import Spare
+from ztasks.io.timekeeper import was_late
+from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.failures import rebuild
 from ztasks.wire.messages import Failure
 
@@ -58,8 +61,11 @@ class Watch:
         output: Callable[[bytes], None],
         post: Callable[[Callable[[], None]], None],
         give_up: Callable[[BaseException], None],
+        replace: Callable[[], bool],
+        spare: Spare,
     ) -> None:
-        """`output` takes what workers write; `give_up` is called when it is clear that none can be had."""
+        """`output` takes what workers write; `give_up` is called when it is clear that none can be had; `replace` tells
+        whether a worker that is gone shall have a successor."""
         self.lanes: dict[int, LaneSocket] = {}
         self.crew = crew
         self._ventilator = ventilator
@@ -69,10 +75,13 @@ class Watch:
         self._output = output
         self._post = post
         self._give_up = give_up
+        self._replace = replace
+        self._spare = spare
+        self._succeeded: set[int] = set()
+        """Workers that have said Bye and have a successor already, by lane."""
         self._dying: dict[int, float] = {}
         """Workers that have ended, by lane, and until when the sink is drained for what they had sent."""
-        self._timed_out: set[int] = set()
-        """Lanes whose worker was killed because its job did not heed its timeout."""
+        self._oom = OomCounters()
         self._connecting: set[int] = set()
         """Lanes whose worker is ready, but not yet connected: what is sent to it now would get nowhere."""
         self._missing = 0
@@ -105,13 +114,15 @@ class Watch:
         try:
             self._open_lane(worker, sockets)
         except OSError as error:
+            worker.kill("it could not be watched")
             worker.reap()
             lane = self.lanes.pop(worker.lane, None)
             if lane is not None:
                 lane.close(sockets)
-            self._ventilator.on_lost(worker.lane, None, "it could not be watched", monotonic())
+            self._ventilator.on_lost(worker.lane, None, worker.certificate(), monotonic())
             self.crew.forget(worker)
-            self._missing += 1
+            if not self._spare.on_gone(worker.lane):
+                self._missing += 1
             self._start_failed(f"a worker cannot be connected: {error}. See `ulimit -n`: each takes some 8 descriptors")
 
     def _open_lane(self, worker: WorkerProcess, sockets: Sockets) -> None:
@@ -131,13 +142,31 @@ class Watch:
             self._start_failures = 0
             self._connecting.add(number)
 
-    def open_connected(self) -> float | None:
+    def open_connected(self, sockets: Sockets) -> float | None:
         """Open the lanes whose workers are ready and connected; return in how many seconds to look again, or None."""
+        if not self._connecting:
+            return None
         for number in list(self._connecting):
             if self.lanes[number].connected():
                 self._connecting.discard(number)
-                self._ventilator.on_ready(number)
-        return LOOK_STEP if self._connecting else None
+                if self._spare.on_ready(number):
+                    self._ventilator.on_ready(number)
+        if self._connecting:
+            return LOOK_STEP
+        self._start_spare(sockets)
+        return None
+
+    def _start_spare(self, sockets: Sockets) -> None:
+        """Start a spare worker if one is wanted, and all others have come up."""
+        if not self._spare.wanted() or not self._replace() or self._start_failures:
+            return
+        if all(worker.ready for worker in self.crew.workers.values()):
+            worker = self.spawn()
+            if worker is None:
+                self._missing -= 1  # nobody misses it
+            else:
+                self._spare.lane = worker.lane
+                self.attach(worker, sockets)
 
     def on_start_failed(self, number: int, failure: Failure) -> None:
         """A worker has come up, but its preload or initializer raised, and would raise in the next one too."""
@@ -182,10 +211,10 @@ class Watch:
         worker.reap()
         self._dying[worker.lane] = monotonic() + DRAIN_SECONDS
 
-    def bury(self, sockets: Sockets, now: float, *, replace: Callable[[], bool]) -> float | None:
-        """Close the books on workers that have ended, once all they sent has come, or could have.
+    def bury(self, sockets: Sockets, now: float) -> float | None:
+        """Close the books on workers that have ended, once all they sent has come, or could have; replace them.
 
-        `replace` tells whether a new worker is wanted. Returns in how many seconds to look again, or None.
+        Returns in how many seconds to look again, or None.
         """
         for number, deadline in list(self._dying.items()):
             worker = self.crew.workers[number]
@@ -194,11 +223,10 @@ class Watch:
                 continue
             del self._dying[number]
             self._bury_one(worker, sockets, now)
-            self._missing += 1
         for number, deadline in list(self._leaving.items()):
             if now >= deadline:  # a thread that a job has left behind keeps it from exiting
-                self.kill(number)
-        return self._replace_missing(sockets, now) if self._missing and replace() else self._look_again(now)
+                self.kill(number, "it did not exit after its last word")
+        return self._replace_missing(sockets, now) if self._missing and self._replace() else self._look_again(now)
 
     def _replace_missing(self, sockets: Sockets, now: float) -> float | None:
         """Start workers for those that are gone; after a failure, not before a while has passed."""
@@ -206,7 +234,12 @@ class Watch:
             return min(self._restart_at - now, self._look_again(now) or RESTART_AFTER)
         wanted, self._missing = self._missing, 0
         for _ in range(wanted):
-            self.attach(self.spawn(), sockets)
+            adopted, ready = self._spare.adopt()
+            if adopted is None:
+                self.attach(self.spawn(), sockets)
+            elif ready:
+                self._ventilator.on_ready(adopted)
+        self._start_spare(sockets)
         return self._look_again(now) if not self._missing else RESTART_AFTER
 
     def _look_again(self, now: float) -> float | None:
@@ -216,7 +249,11 @@ class Watch:
 
     def on_bye(self, number: int, now: float) -> None:
         """A worker has sent all it had, and is about to exit."""
-        self._leaving.setdefault(number, now + EXIT_SECONDS)
+        if number not in self._leaving:
+            self._leaving[number] = now + EXIT_SECONDS
+            if self._replace():  # it has nothing to do but to exit: its successor need not wait for that
+                self._succeeded.add(number)
+                self._missing += 1
 
     def _bury_one(self, worker: WorkerProcess, sockets: Sockets, now: float) -> None:
         number = worker.lane
@@ -225,25 +262,37 @@ class Watch:
             lines = worker.read_output(last=True)
             if lines:
                 self._output(lines)
-        how, cursor = worker.how_it_ended(), worker.cell.fields[CURSOR]
-        leaving = self._ventilator.lanes[number].state is LaneState.LEAVING
-        late = number in self._timed_out
-        self._timed_out.discard(number)
-        for outcome in self._ventilator.on_lost(number, cursor if cursor >= 0 else None, how, now, late=late):
+        death, cursor = self._certify(worker), worker.cell.fields[CURSOR]
+        lane = self._ventilator.lanes[number]
+        leaving, late = lane.state is LaneState.LEAVING, was_late(lane, worker)
+        for outcome in self._ventilator.on_lost(number, cursor if cursor >= 0 else None, death, now, late=late):
             deliver(outcome, None, None, worker.pid)
-        ready, tail = worker.ready, worker.tail
+        ready = worker.ready
         self._connecting.discard(number)
         self._leaving.pop(number, None)
+        if number not in self._succeeded and not self._spare.on_gone(number):
+            self._missing += 1
+        self._succeeded.discard(number)
         self.lanes.pop(number).close(sockets)
         self.crew.forget(worker)
         if not ready and not leaving:
-            self._start_failed(f"{how} before it was ready. It wrote:\n{tail or '(nothing)'}")
+            wrote = "\n".join(filter(None, (death.stack, death.stderr)))
+            self._start_failed(f"{death.summary} before it was ready. It wrote:\n{wrote or '(nothing)'}")
 
-    def kill(self, number: int) -> None:
+    def _certify(self, worker: WorkerProcess) -> DeathCertificate:
+        """Make a worker's death certificate; the stack that it left goes to the user as well."""
+        death = worker.certificate()
+        if death.signal == "SIGKILL" and not worker.reason:
+            death = msgspec.structs.replace(death, oom=self._oom.evidence())
+        if death.stack:
+            self._output(f"ztasks: {death.summary}\n{death.stack}\n".encode())
+        return death
+
+    def kill(self, number: int, reason: str) -> None:
         """Kill one worker."""
         worker = self.crew.workers.get(number)
         if worker is not None:
-            worker.kill()
+            worker.kill(reason)
 
     def kill_all(self) -> None:
         """Kill all workers, and all that their jobs have started."""
@@ -263,38 +312,3 @@ class Watch:
             self.crew.forget(worker)
         for lane in self.lanes.values():
             lane.close_watched()
-
-    # --- cells ---
-
-    def recall(self, number: int, now: float) -> None:
-        """Take back what a worker has not claimed; if it is claiming right now, try again later."""
-        lane, worker = self._ventilator.lanes[number], self.crew.workers[number]
-        if worker.exit_code is not None:
-            return
-        claimed = worker.cell.recall()
-        if claimed is None:
-            lane.moved = now
-        else:
-            self._ventilator.on_recalled(lane, claimed, now)
-
-    def keep_time(self, now: float) -> float | None:
-        """Stop or kill what runs longer than its timeout; return in how many seconds to look again, or None."""
-        soonest: float | None = None
-        for lane in list(self._ventilator.timed.values()):
-            worker = self.crew.workers.get(lane.number)
-            if worker is None or worker.exit_code is not None:
-                continue
-            fields = worker.cell.fields
-            cursor, started = fields[CURSOR], fields[STARTED]
-            action, again = judge(lane, cursor, started / 1e9 if started else None, now)
-            if action is Action.STOP and fields[STOP] != cursor:
-                fields[STOP] = cursor
-                os.kill(worker.pid, STOP_SIGNAL)
-            elif action is Action.KILL:
-                self._timed_out.add(lane.number)
-                worker.kill()
-            if again is None:
-                del self._ventilator.timed[lane.number]
-            else:
-                soonest = again if soonest is None else min(soonest, again)
-        return soonest

@@ -10,7 +10,6 @@ It lives on its parent's host, is watched by its parent through the operating sy
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import importlib
 import io
 import os
@@ -19,9 +18,10 @@ import sys
 from time import perf_counter
 
 from ztasks.errors import WireError
-from ztasks.io import lifeline
+from ztasks.io import lifeline, stacks
 from ztasks.io import setup as setup_file
 from ztasks.io.cell import Cell
+from ztasks.io.hostinfo import resident
 from ztasks.io.outbox import Outbox
 from ztasks.io.runner import Runner
 from ztasks.io.setup import Setup
@@ -48,19 +48,24 @@ class Worker:
         self._directory = directory
         self._number = lane
         self._lifeline = lifeline
+        self._has_run = False
         self._wanted = "run"
+        """What control wants: run, drain or stop; `leave`: it has grown too large."""
 
     def run(self) -> None:
         """Run until told to leave."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
-        faulthandler.enable()
+        self._stack_file = stacks.write_to(self._path(stacks.file_name(self._number)))
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a job prints shall be seen when it prints it
             sys.stdout.reconfigure(line_buffering=True)
         lifeline.hold(self._lifeline)
         os.environ["ZTASKS_WORKER"] = str(self._number)
         sockets = Sockets()
         self._connect(sockets)
-        failure = self._set_up(Setup.read(self._path(setup_file.FILE)))
+        setup = Setup.read(self._path(setup_file.FILE))
+        self._outbox.max_bytes = setup.max_bytes
+        self._max_memory = setup.max_memory
+        failure = self._set_up(setup)
         if failure is not None:
             self._outbox.send(encode(StartFailed(self._number, failure)))
         else:
@@ -80,7 +85,7 @@ class Worker:
         self._lane = sockets.pull_from(self._path(f"lane-{self._number}"))
         sink = sockets.push_to(self._path("sink"))
         self._outbox = Outbox(self._number, sink, self._cell)
-        self._runner = Runner(self._cell, self._outbox, self._may_claim)
+        self._runner = Runner(self._cell, self._outbox, self._may_claim, stack_file=self._stack_file)
 
     def _set_up(self, setup: Setup) -> Failure | None:
         """Take on the parent's surroundings, import what shall be there, run the initializer."""
@@ -120,6 +125,9 @@ class Worker:
                 return
             items = self._receive_items(message)
             self._runner.run(message, items, idle)
+            self._look_at_memory()
+            if self._wanted == "leave":
+                return
             del message, items  # else the last arguments would stay in memory while it waits
 
     def _receive_items(self, batch: Batch) -> Items:
@@ -137,7 +145,15 @@ class Worker:
         """Read control; tell whether another item may be begun."""
         if self._control.readable():
             self._read_control()
-        return self._wanted != "stop"
+        if self._has_run:  # each worker runs something, or there would be no end of replacing them
+            self._look_at_memory()
+        self._has_run = True
+        return self._wanted not in ("stop", "leave")
+
+    def _look_at_memory(self) -> None:
+        """Leave if this process has grown too large: what it was given and has not begun goes to its successor."""
+        if self._max_memory is not None and resident(os.getpid()) > self._max_memory:
+            self._wanted = "leave"
 
     def _read_control(self) -> None:
         while self._control.readable():

@@ -17,6 +17,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any, Final, NamedTuple
 
 from ztasks.errors import CallNotPicklable
+from ztasks.wire.verdict import EVERYTHING, Judged, Verdict
 
 CACHE_SIZE: Final = 1024
 """How many callables are remembered; the oldest goes first."""
@@ -75,6 +76,15 @@ def ship(function: Any) -> ShippedCallable:
         if found is not None:
             return found
     return _pickle(function)
+
+
+def ship_judged(function: Any, verdict: Verdict) -> ShippedCallable:
+    """Pickle a callable together with what may be retried of it; raises CallNotPicklable."""
+    shipped = ship(function)
+    if verdict == EVERYTHING:
+        return shipped
+    judged = _pickle(Judged(getattr(function, "ztasks_shipped", function), verdict))
+    return judged._replace(name=shipped.name, by_reference=shipped.by_reference)
 
 
 def describe(function: Any) -> str:

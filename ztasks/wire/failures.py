@@ -9,27 +9,36 @@ from typing import Any
 
 from ztasks.errors import (
     CallNotLoadable,
+    JobCancelled,
     JobTimeout,
-    PoisonJob,
     RemoteError,
     RemoteTraceback,
     ResultNotPicklable,
+    TooLarge,
+    WorkerLost,
     WorkersCannotStart,
     ZtasksError,
 )
+from ztasks.wire.loss import Loss, rebuild_loss
 from ztasks.wire.messages import Failure
 from ztasks.wire.payload import dump
+from ztasks.wire.verdict import EVERYTHING, Retry, Verdict
 
 
-def raised(offset: int, error: BaseException) -> Failure:
+def raised(offset: int, error: BaseException, verdict: Verdict = EVERYTHING) -> Failure:
     """Describe what a job raised; the exception itself comes along if it survives a round trip."""
     if type(error) is JobTimeout:
-        return Failure(offset, "timeout", "JobTimeout", _message(error), _traceback(error), b"", retry=True)
+        retry = verdict.allows(error)
+        return Failure(offset, "timeout", "JobTimeout", _message(error), _traceback(error), b"", retry)
+    if type(error) is JobCancelled:
+        return Failure(offset, "stopped", "JobCancelled", _message(error), _traceback(error), b"", retry=False)
     try:
         pickled = _pickle(error)
     except BaseException:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
         pickled = b""
-    return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry=True)
+    after = error.after if isinstance(error, Retry) else None
+    retry = verdict.allows(error)
+    return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry, after)
 
 
 def not_loadable(offset: int, what: str, error: BaseException) -> Failure:
@@ -60,6 +69,16 @@ def not_picklable(offset: int, result: object, error: BaseException) -> Failure:
     return Failure(offset, "result", "ResultNotPicklable", message, _traceback(error), b"", retry=False)
 
 
+def too_large(offset: int, size: int, limit: int) -> Failure:
+    """Describe that what a job returned exceeds the byte budget."""
+    message = (
+        f"the job ran, but its result takes {size} bytes, more than the {limit} that this executor allows. The "
+        "result is lost; the job is not run again. Let the job write it to a file and return the path, or give Executor "
+        "a larger max_bytes."
+    )
+    return Failure(offset, "large", "TooLarge", message, "", b"", retry=False)
+
+
 def start_failed(what: str, error: BaseException) -> Failure:
     """Describe that a worker's preload or initializer raised."""
     message = f"{what} raised {_type_name(error)}: {_message(error)}"
@@ -86,12 +105,15 @@ def _rebuild(failure: Failure) -> BaseException:
             if isinstance(error, BaseException):
                 return error
         return RemoteError(failure.type_name, failure.message, failure.traceback)
-    if kind == "poison":
-        return PoisonJob(failure.message, tuple(failure.traceback.splitlines()))
+    if isinstance(failure, Loss):
+        return rebuild_loss(failure)
     maker: type[ZtasksError] = {
         "load": CallNotLoadable,
         "result": ResultNotPicklable,
+        "large": TooLarge,
         "timeout": JobTimeout,
+        "stopped": JobCancelled,
+        "lost": WorkerLost,
         "start": WorkersCannotStart,
     }[kind]
     return maker(failure.message)

@@ -45,9 +45,9 @@ class Failure(Struct, tag="failure", frozen=True):
 
     offset: int
     """Which item of the Results message."""
-    kind: Literal["raised", "load", "result", "timeout", "poison", "start"]
-    """`raised` by the job; its call did not `load`; its `result` did not pickle; `timeout`; `poison` for its workers;
-    `start`: a preload or initializer raised."""
+    kind: Literal["raised", "load", "result", "large", "timeout", "stopped", "lost", "start"]
+    """`raised` by the job; its call did not `load`; its `result` did not pickle; its result is too `large`; `timeout`;
+    `stopped` because its caller has cancelled it; `lost` with its worker; `start`: a preload or initializer raised."""
     type_name: str
     message: str
     traceback: str
@@ -55,6 +55,8 @@ class Failure(Struct, tag="failure", frozen=True):
     """The exception, if it survived a test round trip in the worker; else empty."""
     retry: bool
     """The worker's verdict: may this failure be retried at all?"""
+    after: float | None = None
+    """The pause in seconds before the retry that the job has asked for."""
 
 
 class Batch(Struct, tag="batch", frozen=True):
@@ -86,6 +88,8 @@ class Batch(Struct, tag="batch", frozen=True):
     """The attempt with which each job's retries are used up, given how often its worker has died."""
     timeout: float | None
     """Seconds that each job may run, or None."""
+    grace: float
+    """Seconds that a job may still take after it was told to stop."""
     detail: bool
     """Whether start, run time and peak memory of every single item are wanted."""
     payload: bytes | None

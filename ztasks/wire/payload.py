@@ -140,13 +140,17 @@ class Items:
     def values(self) -> Iterator[Any]:
         """Unpickle the items one by one (form `list`: all at once, at the first)."""
         if self.form == "list":
-            values = pickle.loads(self.data)
-            if self.skip or self.count < len(values):
-                values = values[self.skip : self.skip + self.count]
-            yield from values
+            yield from self.listed()
             return
         for pickled in self.pickles():
             yield pickle.loads(pickled.data, buffers=pickled.buffers)
+
+    def listed(self) -> list[Any]:
+        """Unpickle all items of form `list`."""
+        values: list[Any] = pickle.loads(self.data)
+        if self.skip or self.count < len(values):
+            return values[self.skip : self.skip + self.count]
+        return values
 
     def pickles(self) -> Iterator[Pickled]:
         """Cut the payload of form `each` into its items' pickles."""

@@ -1,0 +1,103 @@
+"""The inbox: what other threads hand to the head's thread, and the byte budget of what submitted jobs hold.
+
+What it must hold: `post` is safe from any thread, finaliser and signal handler; what is posted is read, or refused once
+the head has ended; and whoever waits for room in the budget goes on as soon as there is some, or none will ever be.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from ztasks.core.slices import Slice
+from ztasks.errors import TooLarge
+from ztasks.io.wakeup import Wakeup
+
+
+class Inbox:
+    """A deque, the wake-up of the thread that reads it, and a budget of `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.taken = 0
+        """Bytes of all jobs that were ever submitted. Added to without a lock: nothing can come between."""
+        self.freed = 0
+        """Bytes of all of them that have ended."""
+        self.asleep = False
+        self.hungry = True
+        """Whether new work could be sent at once. If not, it need not wake the thread: the next outcome will."""
+        self.ended = threading.Event()
+        """Set when the head has closed everything."""
+        self.wakeup = Wakeup()
+        self._items: deque[Slice | Callable[[], None]] = deque()
+        self._waiting: deque[threading.Lock] = deque()
+        self._seen_freed = 0
+        self._room = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    # --- any thread ---
+
+    def post(self, item: Slice | Callable[[], None]) -> None:
+        """Hand over a slice to run, or something to call in the head's thread."""
+        self._items.append(item)
+        # A wake-up takes the interpreter away from the caller, for longer than the whole rest of a submit.
+        # Only the thread itself resets `asleep`: a KeyboardInterrupt between the two would leave it asleep for ever.
+        if self.asleep and (self.hungry or type(item) is not Slice):
+            self.wakeup.set()
+
+    def wait_for_room(self, size: int, *, may_wait: bool) -> None:
+        """A job of `size` bytes, taken already, exceeds the budget: wait until others have ended.
+
+        Raises TooLarge if it can never fit; then nothing of it is left in the books.
+        """
+        self.taken -= size
+        if size > self.max_bytes:
+            raise TooLarge(
+                f"the arguments of this job take {size} bytes, more than the byte budget of this executor, "
+                f"{self.max_bytes}. Nothing was sent. Pass a path instead of the data, or give Executor a larger "
+                "max_bytes."
+            )
+        while True:
+            alarm = threading.Lock()
+            alarm.acquire()
+            with self._room:
+                if not may_wait or self.taken - self.freed + size <= self.max_bytes or self.ended.is_set():
+                    self.taken += size
+                    return
+                self._waiting.append(alarm)
+            self.post(_nothing)  # it looks for who waits
+            alarm.acquire()
+
+    # --- the head's thread ---
+
+    def take(self) -> Iterator[Slice | Callable[[], None]]:
+        """Yield what has been posted."""
+        items = self._items
+        while True:
+            try:
+                yield items.popleft()
+            except IndexError:
+                return
+
+    def give_room(self) -> None:
+        """Let those go on who wait for room, if there may be some now."""
+        if self._waiting and (self.freed != self._seen_freed or self.taken == self.freed):
+            self._seen_freed = self.freed
+            self._wake_waiting()
+
+    def end(self) -> None:
+        """The head has ended: nobody shall wait any more."""
+        self.ended.set()
+        with self._room:
+            self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().release()
+
+
+def _nothing() -> None:
+    return

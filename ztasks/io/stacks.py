@@ -1,0 +1,58 @@
+"""Stacks of workers: where the interpreter writes them down when it dies, hangs, or is asked to.
+
+faulthandler writes from a signal handler in C, without the interpreter's lock, so this also tells of native code that
+never comes back. The file is the worker's own, in the private directory.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from typing import Final
+
+DUMP_SIGNAL: Final = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+"""Asks a worker for its stack. Reserved: a job must not use it."""
+
+MAX_BYTES: Final = 64 * 1024
+PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))
+
+
+def file_name(lane: int) -> str:
+    """Return the name of a worker's file in the private directory."""
+    return f"stack-{lane}"
+
+
+def write_to(path: str) -> int:
+    """Worker: let the stack be written there; return the descriptor."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:  # a full disk, or no descriptors: then it goes to stderr
+        file = 2
+    faulthandler.enable(file, all_threads=False)
+    faulthandler.register(DUMP_SIGNAL, file, all_threads=False, chain=False)
+    return file
+
+
+def write_to_stderr() -> None:
+    """In a child forked by a job: what happens there is not the worker's end."""
+    faulthandler.unregister(DUMP_SIGNAL)
+    if sys.stderr is not None:
+        faulthandler.enable(2, all_threads=False)
+
+
+def read(path: str) -> str:
+    """Parent: return what was written, but for the worker's own frames; then remove the file."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_BYTES).decode(errors="replace")
+        os.unlink(path)
+    except OSError:
+        return ""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("Extension modules:") or f'"{PACKAGE}{os.sep}' in line or line.endswith(" in <module>"):
+            continue
+        lines.append(line)
+    return "\n".join(lines).strip()

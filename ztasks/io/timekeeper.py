@@ -1,0 +1,111 @@
+"""The timekeeper: stops or kills what runs too long, is not wanted any more or takes too much memory, and takes back
+what waits behind a job that takes long. It reads it all from the claim cells, in the head's thread.
+
+What it must hold: the job that is meant is stopped, never the next one; a worker is killed only when its job has not
+ended within its grace; and a stopped worker cannot stop the head, which never waits for a cell's lock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ztasks.core.lane import Lane
+from ztasks.core.timeouts import Action, judge
+from ztasks.core.ventilator import Ventilator
+from ztasks.io.cell import CURSOR, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
+from ztasks.io.crew import Crew, WorkerProcess
+from ztasks.io.hostinfo import resident
+from ztasks.io.interrupt import STOP_SIGNAL
+from ztasks.io.stacks import DUMP_SIGNAL
+
+DUMP_SECONDS: Final = 0.010
+"""How long a worker that is about to be killed has to write down its stack."""
+
+MEMORY_EVERY: Final = 0.050
+"""How often the memory of workers is looked at, where it is limited."""
+
+
+class Timekeeper:
+    """Keeps time for the jobs of one head, and watches over the memory of their workers."""
+
+    def __init__(self, crew: Crew, ventilator: Ventilator, max_memory: int | None) -> None:
+        """`max_memory`: a worker with more resident bytes than this is killed, whatever it runs."""
+        self._crew = crew
+        self._ventilator = ventilator
+        self._max_memory = max_memory
+        self._memory_at = 0.0
+
+    def keep(self, now: float) -> float | None:
+        """Do what is due; return in how many seconds to look again, or None."""
+        soonest = self._keep_memory(now)
+        for lane in list(self._ventilator.timed.values()):
+            worker = self._crew.workers.get(lane.number)
+            if worker is None or worker.exit_code is not None:
+                continue
+            again = self._keep_lane(lane, worker, now)
+            if again is None:
+                del self._ventilator.timed[lane.number]
+            else:
+                soonest = again if soonest is None else min(soonest, again)
+        return soonest
+
+    def _keep_lane(self, lane: Lane, worker: WorkerProcess, now: float) -> float | None:
+        """Stop or kill what has run out of time on one lane."""
+        fields = worker.cell.fields
+        cursor, started = fields[CURSOR], fields[STARTED]
+        action, again = judge(lane, cursor, started / 1e9 if started else None, now)
+        if action is Action.STOP and fields[STOP] != cursor:
+            fields[WHY] = WHY_CANCELLED if cursor in lane.stopping else WHY_LATE
+            fields[STOP] = cursor
+            worker.signal(STOP_SIGNAL)
+        elif action is Action.KILL:
+            what = "its caller cancelled it" if cursor in lane.stopping else "it ran longer than its timeout"
+            return _kill(worker, f"killed by ztasks because {what} and it did not stop within its grace", now) or again
+        return again
+
+    def _keep_memory(self, now: float) -> float | None:
+        """Kill workers that have grown beyond the hard limit."""
+        if self._max_memory is None:
+            return None
+        if now >= self._memory_at:
+            self._memory_at = now + MEMORY_EVERY
+            for worker in self._crew.workers.values():
+                if worker.exit_code is None and (size := resident(worker.pid)) > self._max_memory:
+                    taken, limit = size >> 20, self._max_memory >> 20
+                    why = f"killed by ztasks because it took {taken} MiB of memory, more than the limit of {limit} MiB"
+                    if _kill(worker, why, now):
+                        self._memory_at = now + DUMP_SECONDS
+        return self._memory_at - now
+
+    def recall(self, lane: Lane, now: float) -> None:
+        """Take back what a worker has not claimed; if it is claiming right now, try again later."""
+        worker = self._crew.workers[lane.number]
+        if worker.exit_code is not None:
+            return
+        claimed = worker.cell.recall()
+        if claimed is None:
+            lane.moved = now
+        else:
+            self._ventilator.on_recalled(lane, claimed, now)
+
+
+def _kill(worker: WorkerProcess, why: str, now: float) -> float | None:
+    """Kill a worker once it has had the time to write down its stack; return in how many seconds to come again, or None
+    if it is done."""
+    if worker.dumped_at is None:
+        worker.dumped_at = now
+        worker.signal(DUMP_SIGNAL)
+    if now - worker.dumped_at < DUMP_SECONDS:
+        return DUMP_SECONDS
+    worker.kill(why)
+    return None
+
+
+def was_late(lane: Lane, worker: WorkerProcess) -> bool:
+    """Tell whether a worker that has ended was running a job beyond timeout and grace: killed for it, or, where the
+    head could not keep the time, by its own watchdog."""
+    fields = worker.cell.fields
+    if not fields[STARTED] or fields[CURSOR] in lane.stopping:
+        return False
+    action, _ = judge(lane, fields[CURSOR], fields[STARTED] / 1e9, worker.ended_at / 1e9)
+    return action is Action.KILL
