@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from ztasks.errors import InvalidOption, ZtasksError
-from ztasks.io.hostinfo import default_workers
+from ztasks.io.devices import find_devices
+from ztasks.io.hostinfo import cores, default_workers, memory
+from ztasks.units import parse_size
 
 if TYPE_CHECKING:
     from ztasks.cli.inputs import Inputs
@@ -42,6 +44,7 @@ class Settings(NamedTuple):
     """The options of a run that have no home elsewhere, checked."""
 
     workers: int
+    gpus: str | None
     retries: int | None
     ordered: bool
     summary: bool
@@ -80,6 +83,13 @@ class Refused(click.ClickException):
 @click.option("--overwrite", is_flag=True, help="Empty the output file first if it holds something.")
 @click.option("-k", "--ordered", is_flag=True, help="Write the records in the order of the inputs.")
 @click.option("-j", "--workers", metavar="N|N%", help="So many workers, or percent of the default: the CPUs there are.")
+@click.option(
+    "--cpus-per-job", type=click.IntRange(min=1), metavar="N", help="Each job takes N CPUs: run fewer at a time."
+)
+@click.option(
+    "--memory-per-job", metavar="SIZE", help="Each job takes so much memory, such as 2GiB: run fewer at a time."
+)
+@click.option("--gpus", metavar="auto|N", help="Give each worker one of all GPUs, or of N: CUDA_VISIBLE_DEVICES.")
 @click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Run a job that raises up to N times more.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors and what jobs write remain.")
 @click.option("--no-progress", is_flag=True, help="No progress.")
@@ -93,6 +103,9 @@ def command(
     overwrite: bool,
     ordered: bool,
     workers: str | None,
+    cpus_per_job: int | None,
+    memory_per_job: str | None,
+    gpus: str | None,
     retries: int | None,
     quiet: bool,
     no_progress: bool,
@@ -108,7 +121,9 @@ def command(
     """
     from ztasks.cli.target import load
 
-    settings = Settings(parse_workers(workers), retries, ordered, not quiet, not (quiet or no_progress))
+    with _refusals():
+        at_a_time = workers_for(workers, cpus_per_job, memory_per_job, gpus)
+    settings = Settings(at_a_time, gpus, retries, ordered, not quiet, not (quiet or no_progress))
     with ExitStack() as stack:
         stdout = stack.enter_context(_own_stdout())
         with _refusals():
@@ -134,6 +149,28 @@ def parse_workers(text: str | None) -> int:
     return max(1, default_workers() * number // 100) if found[2] else number
 
 
+def workers_for(workers: str | None, cpus_per_job: int | None, memory_per_job: str | None, gpus: str | None) -> int:
+    """Return how many workers may run at a time, given what each job takes; raises InvalidOption."""
+    number = parse_workers(workers)
+    if gpus is not None and workers is None:
+        number = len(find_devices(gpu_number(gpus)))
+    if cpus_per_job is not None:
+        number = min(number, max(1, cores() // cpus_per_job))
+    if memory_per_job is not None:
+        each, there_is = parse_size(memory_per_job, "--memory-per-job"), memory()
+        if not 0 < each <= there_is:
+            raise InvalidOption(
+                f"--memory-per-job must be from 1 to the {there_is} bytes there are, not {memory_per_job}"
+            )
+        number = min(number, there_is // each)
+    return number
+
+
+def gpu_number(text: str) -> int | str:
+    """Return what `--gpus` asks for; what is neither a number nor `auto` is refused later."""
+    return int(text) if text.isdecimal() else text
+
+
 def _run(target: Target, inputs: Inputs, file: int, settings: Settings) -> int:
     """Start the workers, run the batch, say how it went; return the exit code."""
     from ztasks.cli.output import RecordWriter, write_all
@@ -148,7 +185,13 @@ def _run(target: Target, inputs: Inputs, file: int, settings: Settings) -> int:
     reporter = Reporter(display)
     try:
         with _refusals():
-            executor = Executor(settings.workers, initializer=initializer, initargs=initargs, output=reporter.print)
+            executor = Executor(
+                settings.workers,
+                initializer=initializer,
+                initargs=initargs,
+                gpus=None if settings.gpus is None else gpu_number(settings.gpus),
+                output=reporter.print,
+            )
         with executor:
             with _refusals():
                 stream = executor.stream(_with_options(target, settings), ordered=settings.ordered)

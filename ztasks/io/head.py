@@ -308,7 +308,7 @@ class Head:
                 "The job did not run. Pass a path instead of the data, or let fewer jobs wait (Executor's max_bytes)."
             ),
         )
-        self._watch.kill(send.lane.number, "killed by ztasks because a message to it could not be sent")
+        self._watch.kill(send.lane.number, "ztasks did this because a message to it could not be sent")
 
     def _break(self, error: BaseException) -> None:
         """No worker can be had: fail what waits, now and from now on."""

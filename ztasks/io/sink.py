@@ -69,11 +69,11 @@ class Sink:
             items = receive_items(self._sock, results)
             finished = self._ventilator.on_results(results, now)
         except WireError:
-            self._watch.kill(results.lane, "killed by ztasks because a message of its did not follow the protocol")
+            self._watch.kill(results.lane, "ztasks did this because a message of its did not follow the protocol")
             raise
         except MemoryError:
-            why = "killed by ztasks because there was not enough memory in the user's process for its results"
+            why = "ztasks did this because there was not enough memory in the user's process for its results"
             self._watch.kill(results.lane, why)
-            raise WireError(f"a worker was {why}") from None
+            raise WireError(f"a worker was killed; {why}") from None
         if finished is not None:
             deliver(finished, results, items, self._watch.crew.workers[results.lane].pid)

@@ -31,7 +31,7 @@ def write_to(path: str) -> int:
     except OSError:  # a full disk, or no descriptors: then it goes to stderr
         file = 2
     faulthandler.enable(file, all_threads=False)
-    faulthandler.register(DUMP_SIGNAL, file, all_threads=False, chain=False)
+    faulthandler.register(DUMP_SIGNAL, file, all_threads=True, chain=False)  # any thread may take the signal
     return file
 
 
@@ -50,9 +50,16 @@ def read(path: str) -> str:
         os.unlink(path)
     except OSError:
         return ""
-    lines = []
-    for line in text.splitlines():
-        if line.startswith("Extension modules:") or f'"{PACKAGE}{os.sep}' in line or line.endswith(" in <module>"):
-            continue
-        lines.append(line)
-    return "\n".join(lines).strip()
+    sections = [_without_ours(section) for section in text.split("\n\n")]
+    return "\n\n".join(filter(None, sections))
+
+
+def _without_ours(section: str) -> str:
+    """Drop the worker's own frames from what was written about one thread; empty if these were all."""
+    lines = section.strip().splitlines()
+    frames = [line for line in lines if line.startswith("  File ")]
+    kept = [line for line in frames if f'"{PACKAGE}{os.sep}' not in line]
+    if len(kept) < len(frames) and all("threading.py" in line for line in kept):
+        return ""
+    heads = [line for line in lines if line not in frames and not line.startswith("Extension modules:")]
+    return "\n".join(heads + kept)

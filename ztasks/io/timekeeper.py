@@ -59,8 +59,8 @@ class Timekeeper:
             fields[STOP] = cursor
             worker.signal(STOP_SIGNAL)
         elif action is Action.KILL:
-            what = "its caller cancelled it" if cursor in lane.stopping else "it ran longer than its timeout"
-            return _kill(worker, f"killed by ztasks because {what} and it did not stop within its grace", now) or again
+            what = "its job was cancelled" if cursor in lane.stopping else "its job ran longer than its timeout"
+            return _kill(worker, f"ztasks did this because {what} and did not stop within its grace", now) or again
         return again
 
     def _keep_memory(self, now: float) -> float | None:
@@ -72,7 +72,7 @@ class Timekeeper:
             for worker in self._crew.workers.values():
                 if worker.exit_code is None and (size := resident(worker.pid)) > self._max_memory:
                     taken, limit = size >> 20, self._max_memory >> 20
-                    why = f"killed by ztasks because it took {taken} MiB of memory, more than the limit of {limit} MiB"
+                    why = f"ztasks did this because it took {taken} MiB of memory, more than the limit of {limit} MiB"
                     if _kill(worker, why, now):
                         self._memory_at = now + DUMP_SECONDS
         return self._memory_at - now
