@@ -16,7 +16,7 @@ class ZtasksError(Exception):
     """The root of all errors of ztasks; the message says whose fault it is, what was lost, and the cure."""
 
 
-class InvalidOption(ZtasksError, ValueError):
+class InvalidOption(ZtasksError, ValueError, TypeError):
     """The caller's fault: an argument or option has a wrong type or value. Nothing was started."""
 
 
@@ -143,7 +143,12 @@ class WireError(ZtasksError):
 
 
 def remote_traceback(exception: BaseException) -> str | None:
-    """Return the traceback text that came with a job's exception, or None if it did not come from a worker."""
+    """Return the traceback text that came with a job's exception, or None if it did not come from a worker.
+
+    Raises InvalidOption for what is no exception.
+    """
+    if not isinstance(exception, BaseException):
+        raise InvalidOption(f"remote_traceback needs an exception, not a {type(exception).__name__}")
     if isinstance(exception, RemoteError):
         return exception.traceback
     cause = exception.__cause__

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count as counter
 from time import monotonic
 from types import BuiltinFunctionType, FunctionType, TracebackType
@@ -19,14 +18,23 @@ from ztasks.core.options import Options, count
 from ztasks.core.slices import RunTime, Slice, TaskBooks
 from ztasks.errors import InvalidOption, TooLarge, ZtasksError
 from ztasks.future import Future
-from ztasks.intake import bad_arguments, closed, make_setup, never_started, put_bounded
+from ztasks.intake import (
+    bad_arguments,
+    check_callable,
+    closed,
+    known_length,
+    make_setup,
+    make_source,
+    never_started,
+    put_bounded,
+)
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.limits import make_limits, positive
 from ztasks.mapping import Map, new_number
 from ztasks.outcome import Outcome
 from ztasks.stream import Stream
-from ztasks.units import parse_duration, parse_size
+from ztasks.units import parse_flag, parse_size, parse_wait, shown
 from ztasks.wire.callables import REMEMBERED_BYTES, describe, ship_judged
 from ztasks.wire.messages import Shape
 from ztasks.wire.payload import dump_call
@@ -85,7 +93,7 @@ class Executor(concurrent.futures.Executor):
         self.max_workers = limits.workers
         self._memory = limits.memory
         if output is not None and not callable(output):
-            raise InvalidOption(f"output must be callable, not {output!r}")
+            raise InvalidOption(f"output must be callable, not {shown(output)}")
         setup = make_setup(initializer, initargs, preload)
         setup.max_bytes, setup.max_memory = limits.max_bytes, max_memory
         self._delivery = Delivery()
@@ -141,13 +149,7 @@ class Executor(concurrent.futures.Executor):
 
     def _task(self, fn: Callable[..., Any]) -> TaskBooks:
         """Find or make the books on a callable."""
-        if not callable(fn):
-            raise InvalidOption(f"a job needs a callable, not {fn!r}")
-        if inspect.iscoroutinefunction(getattr(fn, "__wrapped__", fn)):
-            raise InvalidOption(
-                f"{describe(fn)} is a coroutine function: a worker would only make a coroutine of it. Submit a "
-                "function that calls asyncio.run() on it."
-            )
+        check_callable(fn)
         options = task_module.options_of(fn)
         if options.memory is not None and self._memory is not None and options.memory > self._memory:
             raise TooLarge(
@@ -186,6 +188,7 @@ class Executor(concurrent.futures.Executor):
         buffer_bytes: about the most bytes of inputs and results that are held. return_exceptions: hand out
         exceptions instead of raising the first.
         """
+        parse_flag(return_exceptions, "return_exceptions")
         map_ = self._map(fn, iterables, timeout, chunksize, buffersize, buffer_bytes, ordered=True)
         return map_.values(return_exceptions=return_exceptions)
 
@@ -201,6 +204,7 @@ class Executor(concurrent.futures.Executor):
         return_exceptions: bool = False,
     ) -> Iterator[R]:
         """Like `map`, with the results as they come."""
+        parse_flag(return_exceptions, "return_exceptions")
         map_ = self._map(fn, iterables, timeout, chunksize, buffersize, buffer_bytes, ordered=False)
         return map_.values(return_exceptions=return_exceptions)
 
@@ -228,7 +232,7 @@ class Executor(concurrent.futures.Executor):
             self._head,
             task,
             workers=self.max_workers,
-            ordered=ordered,
+            ordered=parse_flag(ordered, "ordered"),
             max_bytes=BUFFER_BYTES,
             on_end=self._forget_map,
         )
@@ -253,22 +257,17 @@ class Executor(concurrent.futures.Executor):
         if buffersize is not None:
             count(buffersize, "buffersize", 1)
         max_bytes = parse_size(buffer_bytes, "buffer_bytes")
-        seconds = parse_duration(timeout, "timeout") if isinstance(timeout, str) else timeout
+        seconds = parse_wait(timeout, "timeout")
         deadline = None if seconds is None else monotonic() + seconds
-        sized = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
-        length = min(sized) if sized and len(sized) == len(iterables) else None
-        if len(iterables) == 1:
-            shape: Shape = "one"
-            source: Iterator[Any] = iter(iterables[0])
-        else:
-            shape, source = "star", zip(*iterables, strict=False)
+        length = known_length(iterables)
+        shape, source = make_source(iterables)
         task = self._map_task(fn, shape, detail=detail)
         map_ = Map(
             self._head,
             task,
             source,
             workers=self.max_workers,
-            ordered=ordered,
+            ordered=parse_flag(ordered, "ordered"),
             length=length,
             plain=shape == "one" and type(iterables[0]) in (list, tuple, range),
             hint=chunksize,
@@ -302,6 +301,8 @@ class Executor(concurrent.futures.Executor):
         wait: return when all is closed; else close in the background. cancel_futures: cancel what has not been given
         to a worker. Maps that nobody has begun to take results from are read to their end first; see the docs.
         """
+        parse_flag(wait, "wait")
+        parse_flag(cancel_futures, "cancel_futures")
         if self._refuse is not None and self._refuse is not closed:
             return  # never started, or another process's
         self._settle_maps(finish=wait and not cancel_futures)

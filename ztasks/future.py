@@ -16,9 +16,10 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, P
 from typing import Any, TypeVar
 
 from ztasks.core.slices import Slice
-from ztasks.errors import ResultNotLoadable
+from ztasks.errors import InvalidOption, ResultNotLoadable, ZtasksError
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
+from ztasks.units import parse_flag, parse_wait, shown
 from ztasks.wire.failures import rebuild
 from ztasks.wire.messages import Failure
 from ztasks.wire.payload import Buffer, load
@@ -121,6 +122,7 @@ class Future(BaseFuture[T]):
         the task's `grace` its worker is killed. This does not wait for that: True says that it was asked for. The
         future is cancelled when the job has ended, unless it comes to its result first.
         """
+        parse_flag(running, "running")
         if self._state in _DONE:
             return self._state == CANCELLED_AND_NOTIFIED
         if running:
@@ -155,8 +157,9 @@ class Future(BaseFuture[T]):
         Raises what the job raised, CancelledError, TimeoutError if it is not there in time, or an error of ztasks
         that says why there is no result.
         """
+        seconds = None if timeout is None else parse_wait(timeout, "timeout")
         if self._state not in _DONE:
-            self._wait(timeout)
+            self._wait(seconds)
         if self._payload is not None:
             self._load()
         if self._exception is not None:
@@ -170,8 +173,9 @@ class Future(BaseFuture[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what `result` would raise because of the job, or None; raises CancelledError and TimeoutError."""
+        seconds = None if timeout is None else parse_wait(timeout, "timeout")
         if self._state not in _DONE:
-            self._wait(timeout)
+            self._wait(seconds)
         if self._payload is not None:
             self._load()
         if self._state == CANCELLED_AND_NOTIFIED:
@@ -180,8 +184,22 @@ class Future(BaseFuture[T]):
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call `fn(future)` when the job has ended, in the delivery thread; at once if it has ended already."""
+        if not callable(fn):
+            raise InvalidOption(f"a done-callback must be callable, not {shown(fn)}")
         self._delivery.prepare()
         super().add_done_callback(fn)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Not for callers: raises ZtasksError."""
+        raise _not_yours()
+
+    def set_result(self, result: T) -> None:
+        """Not for callers: raises ZtasksError."""
+        raise _not_yours()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Not for callers: raises ZtasksError."""
+        raise _not_yours()
 
     def _wait(self, timeout: float | None) -> None:
         """Wait until the job has ended; raises TimeoutError. A bare lock: a Condition would cost 10 us more."""
@@ -194,7 +212,7 @@ class Future(BaseFuture[T]):
                 self._sleepers = []
             self._sleepers.append(alarm)
         try:
-            if not alarm.acquire(timeout=-1 if timeout is None else max(0.0, timeout)) and self._state not in _DONE:
+            if not alarm.acquire(timeout=-1 if timeout is None else timeout) and self._state not in _DONE:
                 raise TimeoutError
         finally:
             with contextlib.suppress(ValueError):
@@ -280,6 +298,13 @@ class Future(BaseFuture[T]):
                 callback(self)
             except Exception:  # noqa: BLE001 - as concurrent.futures does: logged, and the others are called
                 LOGGER.exception("exception calling callback for %r", self)
+
+
+def _not_yours() -> ZtasksError:
+    return ZtasksError(
+        "a future of ztasks is completed by its executor. Nothing was changed; use concurrent.futures.Future for a "
+        "future of your own."
+    )
 
 
 def not_loadable(error: Exception) -> ResultNotLoadable:

@@ -9,7 +9,7 @@ from ztasks.errors import InvalidOption
 from ztasks.io.budgets import Limits
 from ztasks.io.devices import find_devices
 from ztasks.io.hostinfo import default_workers, memory
-from ztasks.units import parse_size
+from ztasks.units import parse_size, shown
 
 MAX_WORKERS: Final = 10_000
 
@@ -36,7 +36,7 @@ def make_limits(
     devices = () if gpus is None else tuple(find_devices(gpus))
     workers = len(devices) or default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
     if workers > MAX_WORKERS:
-        raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {max_workers}")
+        raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {shown(max_workers)}")
     if max_tasks_per_child is not None:
         count(max_tasks_per_child, "max_tasks_per_child", 1)
     there_is = memory()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from ztasks.core.options import DEFAULTS, Options
 from ztasks.errors import InvalidOption, NoExecutor
+from ztasks.units import shown
 
 if TYPE_CHECKING:
     from ztasks.executor import Executor
@@ -35,7 +36,9 @@ class Task(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], options: Options = DEFAULTS) -> None:
         if not callable(function):
-            raise InvalidOption(f"a task needs a callable, not {function!r}")
+            raise InvalidOption(f"a task needs a callable, not {shown(function)}")
+        if not isinstance(options, Options):
+            raise InvalidOption(f"options must be ztasks.Options, not {shown(options)}")
         functools.update_wrapper(self, function, updated=())
         self.ztasks_function = function
         self.ztasks_options = options

@@ -10,8 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from ztasks.errors import InvalidOption
-from ztasks.units import parse_duration, parse_size
+from ztasks.units import parse_duration, parse_flag, parse_size, shown
 from ztasks.wire.verdict import Verdict
+
+CRASH_RETRIES: Final = 2
+"""So often a job is run again whose worker died, unless it is said otherwise."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a job may run before it is stopped with JobTimeout; None: for ever."""
     grace: float = 5.0
     """How long after its timeout a job may still clean up before its worker is killed."""
-    crash_retries: int = 2
+    crash_retries: int = CRASH_RETRIES
     """How often a job is run again whose worker died while it ran."""
     at_most_once: bool = False
     """A job that may have begun is never run again: with its worker it is lost. Rules out both kinds of retries."""
@@ -61,31 +64,33 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidOption(
                 f"unknown option {', '.join(sorted(unknown))}; the options of a task are {', '.join(sorted(NAMES))}"
             )
-        changes = {name: _checked(name, value) for name, value in changes.items()}
-        if changes.get("at_most_once") and self.crash_retries == DEFAULTS.crash_retries:
-            changes.setdefault("crash_retries", 0)
-        changed = msgspec.structs.replace(self, **changes)
-        if changed.at_most_once and (changed.retries or changed.crash_retries):
-            given = "retries" if changed.retries else "crash_retries"
-            raise InvalidOption(
-                f"at_most_once rules out {given}={getattr(changed, given)}: a job that is run again may run twice. "
-                f"Leave {given} out, or at_most_once."
-            )
-        return changed
+        if changes.get("crash_retries") and changes.get("at_most_once", self.at_most_once):
+            raise _excluded("crash_retries", changes["crash_retries"])
+        return msgspec.structs.replace(self, **changes)
+
+    def __post_init__(self) -> None:
+        """Check and convert all values."""
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, _checked(name, getattr(self, name)))
+        if self.at_most_once:
+            if self.crash_retries == CRASH_RETRIES:  # nobody has asked for them
+                msgspec.structs.force_setattr(self, "crash_retries", 0)
+            for name in ("retries", "crash_retries"):
+                if number := getattr(self, name):
+                    raise _excluded(name, number)
 
 
 MAX_COUNT: Final = 2**31 - 1
 """The largest number that any option takes."""
 
 NAMES: Final = frozenset(Options.__struct_fields__)
-DEFAULTS: Final = Options()
 
 
 def _checked(name: str, value: Any) -> Any:
     """Check one option's value and convert it; raises InvalidOption."""
     if name == "name":
         if value is not None and not (isinstance(value, str) and value):
-            raise InvalidOption(f"name must be a string that is not empty, or None, not {value!r}")
+            raise InvalidOption(f"name must be a string that is not empty, or None, not {shown(value)}")
         return value
     if name in ("retries", "crash_retries"):
         return count(value, name)
@@ -94,39 +99,44 @@ def _checked(name: str, value: Any) -> Any:
     if name == "memory":
         return None if value is None else parse_size(value, name)
     if name == "at_most_once":
-        if not isinstance(value, bool):
-            raise InvalidOption(f"at_most_once must be True or False, not {value!r}")
-        return value
+        return parse_flag(value, name)
     if name in ("retry_on", "no_retry_on"):
         return None if value is None and name == "retry_on" else _exceptions(name, value)
     if name == "jitter":
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise InvalidOption(f"jitter must be a share from 0 to 1, not {value!r}")
+            raise InvalidOption(f"jitter must be a share from 0 to 1, not {shown(value)}")
         return float(value)
     if name == "timeout":
         if value is None:
             return None
         seconds = parse_duration(value, name)
         if seconds <= 0:
-            raise InvalidOption(f"timeout must be more than 0, not {value!r}; None means no timeout")
+            raise InvalidOption(f"timeout must be more than 0, not {shown(value)}; None means no timeout")
         return seconds
     return parse_duration(value, name)
+
+
+def _excluded(name: str, number: object) -> InvalidOption:
+    return InvalidOption(
+        f"at_most_once rules out {name}={shown(number)}: a job that is run again may run twice. Leave {name} out, or "
+        "at_most_once."
+    )
 
 
 def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
     """Check an exception type, or a collection of such."""
     types = value if isinstance(value, tuple | list | set | frozenset) else (value,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
-        raise InvalidOption(f"{name} must be an exception type or a tuple of them, not {value!r}")
+        raise InvalidOption(f"{name} must be an exception type or a tuple of them, not {shown(value)}")
     return tuple(types)
 
 
 def count(value: object, what: str, least: int = 0) -> int:
     """Check that `value` is a whole number of at least `least`; raises InvalidOption."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidOption(f"{what} must be a whole number of at least {least}, not {value!r}")
+        raise InvalidOption(f"{what} must be a whole number of at least {least}, not {shown(value)}")
     if value > MAX_COUNT:
-        raise InvalidOption(f"{what} must be at most {MAX_COUNT}, not {value!r}")
+        raise InvalidOption(f"{what} must be at most {MAX_COUNT}, not {shown(value)}")
     return value
 
 
@@ -137,3 +147,6 @@ def retry_delay(options: Options, failures: int, chance: float) -> float:
     """
     pause = min(options.max_backoff, options.backoff * 2.0 ** min(failures - 1, 60))
     return min(options.max_backoff, pause * (1 + options.jitter * (2 * chance - 1)))
+
+
+DEFAULTS: Final = Options()

@@ -225,6 +225,8 @@ class Ventilator:
                 f"lane {lane.number} reports items {results.position} to {results.position + results.count - 1}, "
                 f"but item {lane.received} of {lane.dispatched} is due"
             )
+        if results.form == "list" and not batch.task.map_number:
+            raise WireError(f"lane {lane.number} reports submitted jobs in the form of a map's")
         offset = results.position - batch.position
         finished = Finished(batch.slices, offset, results.count)
         self._settle(batch, finished, results.failures, now)

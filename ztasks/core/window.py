@@ -1,7 +1,7 @@
 """The window of a map: how many items may be pulled from its input and not yet handed out.
 
 By time: as many as keep the workers busy while the consumer is away. By bytes: what the items cost to hold in this
-process process stays near `buffer_bytes`. That cost is counted: an input from the moment when it is pulled, a result from the
+process stays near `buffer_bytes`. That cost is counted: an input from the moment when it is pulled, a result from the
 moment when it arrives until it has been consumed, both with the objects around them, which for small items cost more
 than the items. What is on its way is counted as the larger of the input and of what results have taken lately. More
 cannot be known of it, so the window opens step by step: a few items at first, then a multiple of what has arrived. Only

@@ -11,7 +11,7 @@ import msgspec
 
 from ztasks.core.slices import Finished, Slice
 from ztasks.io.hostinfo import host_name
-from ztasks.wire.messages import Failure, Results, check_items
+from ztasks.wire.messages import Failure, Results, check_buffers, check_items
 from ztasks.wire.payload import Items
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def fail(slices: list[Slice], error: BaseException) -> None:
 
 def receive_items(sink: Socket, results: Results) -> Items:
     """Receive the frames that a report's header announces; raises WireError."""
+    check_buffers(results)
     frames = sink.receive_frames(int(results.payload is None), sum(results.buffers or ()))
     data = frames.pop(0) if results.payload is None else results.payload
     check_items(results, len(data))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from ztasks.core.lane import LaneState
 from ztasks.core.ventilator import Ventilator
 from ztasks.errors import WireError
 from ztasks.io.crew import write_stderr
@@ -59,6 +60,9 @@ class Sink:
         elif isinstance(message, Ready):
             self._watch.on_ready(message.lane)
         elif isinstance(message, StartFailed):
+            lane = self._ventilator.lanes.get(message.lane)
+            if lane is not None and lane.state is not LaneState.STARTING:
+                raise WireError(f"lane {message.lane} says that its worker did not start, although it has")
             self._watch.on_start_failed(message.lane, message.failure)
         elif isinstance(message, Bye) and message.lane in self._ventilator.lanes:
             self._ventilator.on_leaving(message.lane)

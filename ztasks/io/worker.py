@@ -33,6 +33,7 @@ from ztasks.wire.messages import (
     Failure,
     Ready,
     StartFailed,
+    check_buffers,
     check_items,
     decode_control,
     decode_to_worker,
@@ -132,6 +133,7 @@ class Worker:
 
     def _receive_items(self, batch: Batch) -> Items:
         """Receive the frames that a batch's header announces; raises WireError."""
+        check_buffers(batch)
         small = int(batch.ships) + (batch.payload is None)
         frames = self._lane.receive_frames(small, sum(batch.buffers or ()))
         self._runner.forget(batch.forget)

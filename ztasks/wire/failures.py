@@ -73,8 +73,8 @@ def too_large(offset: int, size: int, limit: int) -> Failure:
     """Describe that what a job returned exceeds the byte budget."""
     message = (
         f"the job ran, but its result takes {size} bytes, more than the {limit} that this executor allows. The "
-        "result is lost; the job is not run again. Let the job write it to a file and return the path, or give Executor "
-        "a larger max_bytes."
+        "result is lost; the job is not run again. Let the job write it to a file and return the path, or give the "
+        "Executor a larger max_bytes."
     )
     return Failure(offset, "large", "TooLarge", message, "", b"", retry=False)
 

@@ -15,7 +15,6 @@ to say one attempt.
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final, Literal
 
 import msgspec
@@ -31,6 +30,9 @@ which is used for values of exact type int, float, str, bytes, bool and None onl
 
 INLINE_BYTES: Final = 2048
 """Payloads up to this size ride in the header: each further frame costs about 3 us on either side."""
+
+MAX_SECONDS: Final = 1e9
+"""Longer than this, some 30 years, no job has run."""
 
 MAX_ITEMS: Final = 65_536
 """The most items in one batch: bounds the books of a batch and the time that a result waits for its neighbours."""
@@ -191,17 +193,23 @@ def inline(data: bytes) -> bytes | None:
     return data if len(data) <= INLINE_BYTES else None
 
 
+def check_buffers(message: Batch | Results) -> None:
+    """Check the table that says how many frames are to be received; raises WireError."""
+    buffers = message.buffers
+    if buffers is not None and (len(buffers) != message.count or min(buffers, default=0) < 0):
+        raise WireError(f"the buffer table does not fit {message.count} items")
+
+
 def check_items(message: Batch | Results, payload_size: int) -> None:
     """Check that a message's counts and tables agree with each other and with its payload; raises WireError."""
-    sizes, buffers = message.sizes, message.buffers
+    sizes = message.sizes
     if not 0 < message.count <= MAX_ITEMS:
         raise WireError(f"a message of {message.count} items; allowed are 1 to {MAX_ITEMS}")
     if sizes is not None and (len(sizes) != message.count or min(sizes) < 0 or sum(sizes) != payload_size):
         raise WireError(f"the size table does not fit a payload of {payload_size} bytes and {message.count} items")
     if sizes is None and message.form == "each" and message.count != 1:
         raise WireError(f"{message.count} items came without a size table")
-    if buffers is not None and (len(buffers) != message.count or min(buffers) < 0):
-        raise WireError(f"the buffer table does not fit {message.count} items")
+    check_buffers(message)
     if type(message) is Results:
         _check_outcomes(message)
 
@@ -218,5 +226,5 @@ def _check_outcomes(results: Results) -> None:
     for table in (results.started, results.seconds):
         if table is not None and len(table) != count:
             raise WireError(f"{len(table)} measurements came with {count} items")
-    if not (0 <= results.busy < inf and 0 <= results.idle < inf):
+    if not (0 <= results.busy < MAX_SECONDS and 0 <= results.idle < MAX_SECONDS):
         raise WireError(f"a worker was busy for {results.busy} s and idle for {results.idle} s")
