@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ztasks.executor import Executor
     from ztasks.future import Future
     from ztasks.io.current import CurrentJob, current_job
+    from ztasks.io.looking import RunningJob
     from ztasks.outcome import Outcome
     from ztasks.tasks import Task, options, task
     from ztasks.wire.certificate import DeathCertificate
@@ -73,6 +74,7 @@ _HOMES = {
     "executor": ("Executor",),
     "future": ("Future",),
     "io.current": ("CurrentJob", "current_job"),
+    "io.looking": ("RunningJob",),
     "outcome": ("Outcome",),
     "tasks": ("Task", "options", "task"),
     "wire.certificate": ("DeathCertificate",),
@@ -102,6 +104,7 @@ __all__ = [
     "ResultNotLoadable",
     "ResultNotPicklable",
     "Retry",
+    "RunningJob",
     "Task",
     "TooLarge",
     "WorkerLost",

@@ -30,6 +30,7 @@ from ztasks.intake import (
 )
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
+from ztasks.io.looking import RunningJob
 from ztasks.limits import make_limits, positive
 from ztasks.mapping import Map, new_number
 from ztasks.outcome import Outcome
@@ -292,6 +293,10 @@ class Executor(concurrent.futures.Executor):
     def _forget_map(self, map_: Map) -> None:
         """A map's input has ended."""
         self._maps.pop(map_.task.map_number, None)
+
+    def running(self) -> list[RunningJob]:
+        """Return what the workers run just now, the job that has run for longest first; empty if the head is held up."""
+        return self._head.look() if self._refuse is None or self._refuse is closed else []
 
     # --- closing ---
 

@@ -15,7 +15,7 @@ from ztasks import errors
 ROOT = Path(__file__).parents[2]
 
 PROMISED = {
-    *("Executor", "Future", "Options", "Outcome", "Task", "CurrentJob", "DeathCertificate", "Retry"),
+    *("Executor", "Future", "Options", "Outcome", "Task", "CurrentJob", "DeathCertificate", "Retry", "RunningJob"),
     *("current_job", "options", "remote_traceback", "task"),
 }
 

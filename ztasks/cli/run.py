@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from ztasks.errors import InvalidOption, ZtasksError
-from ztasks.io.devices import find_devices
 from ztasks.io.hostinfo import cores, default_workers, memory
 from ztasks.units import parse_size
 
@@ -153,6 +152,8 @@ def workers_for(workers: str | None, cpus_per_job: int | None, memory_per_job: s
     """Return how many workers may run at a time, given what each job takes; raises InvalidOption."""
     number = parse_workers(workers)
     if gpus is not None and workers is None:
+        from ztasks.io.devices import find_devices
+
         number = len(find_devices(gpu_number(gpus)))
     if cpus_per_job is not None:
         number = min(number, max(1, cores() // cpus_per_job))

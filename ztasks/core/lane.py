@@ -130,6 +130,12 @@ class Lane:
             total += left * (self.target if seconds is None else seconds)
         return total
 
+    def batch_at(self, position: int) -> Batch | None:
+        """Return the batch of the item at a position, unless its outcome has come."""
+        if position < self.received:
+            return None
+        return next((batch for batch in self.batches if batch.position <= position < batch.end), None)
+
     def wants_more(self) -> bool:
         """Tell whether it may be given work now: less than half of the target is left, and there is room."""
         if self.state is not LaneState.READY or self.budget == 0:

@@ -33,7 +33,7 @@ def judge(lane: Lane, cursor: int, started: float | None, now: float) -> Judgeme
 
     Times are in seconds on one monotonic clock. A job that has not begun cannot be late before its whole timeout.
     """
-    running = _running(lane, cursor)
+    running = lane.batch_at(cursor)
     if running is not None and cursor in lane.stopping:
         return _judge_stopping(lane, cursor, running.task.options.grace, now)
     action, again = _judge_time(lane, running, started, now)
@@ -70,10 +70,3 @@ def _judge_stopping(lane: Lane, cursor: int, grace: float, now: float) -> Judgem
     return (
         Judgement(Action.STOP, max(left, LOOK_FOR_STOPPING)) if left > 0 else Judgement(Action.KILL, LOOK_FOR_STOPPING)
     )
-
-
-def _running(lane: Lane, cursor: int) -> Batch | None:
-    """Return the batch of the job at the cursor, unless its outcome has come."""
-    if cursor < lane.received:
-        return None
-    return next((batch for batch in lane.batches if batch.position <= cursor < batch.end), None)

@@ -29,6 +29,7 @@ from ztasks.io.crew import Crew, write_stderr
 from ztasks.io.deliver import cancel, fail
 from ztasks.io.devices import Devices
 from ztasks.io.inbox import Inbox
+from ztasks.io.looking import RunningJob, look
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
 from ztasks.io.sink import Sink
@@ -263,6 +264,12 @@ class Head:
         if self._ventilator.stopped:
             stopped, self._ventilator.stopped = self._ventilator.stopped, []
             cancel(stopped)
+
+    def look(self) -> list[RunningJob]:
+        """Return what the workers run just now. From another thread: waits for the head's."""
+        if threading.current_thread() is self.thread:
+            return look(self._ventilator, self._watch.crew, monotonic())
+        return self.inbox.ask(lambda: look(self._ventilator, self._watch.crew, monotonic())) or []
 
     def cancel_owner(self, owner: object) -> None:
         """Head's thread: cancel what waits of one map."""

@@ -6,13 +6,24 @@ the head has ended; and whoever waits for room in the budget goes on as soon as 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Final, TypeVar
 
 from ztasks.core.slices import Slice
 from ztasks.errors import TooLarge
 from ztasks.io.wakeup import Wakeup
+
+T = TypeVar("T")
+
+ASK_SECONDS: Final = 0.1
+"""How often whoever waits for an answer sees whether the head has ended."""
+
+ASK_TIMES: Final = 5
+"""After so many times nobody waits any longer."""
 
 
 class Inbox:
@@ -47,6 +58,20 @@ class Inbox:
         # Only the thread itself resets `asleep`: a KeyboardInterrupt between the two would leave it asleep for ever.
         if self.asleep and (self.hungry or type(item) is not Slice):
             self.wakeup.set()
+
+    def ask(self, call: Callable[[], T]) -> T | None:
+        """Have something called in the head's thread, and return its value; None if it does not answer in time.
+
+        Then it has ended, or what it was given to write to (`output=`) blocks it.
+        """
+        found: SimpleQueue[T] = SimpleQueue()
+        self.post(lambda: found.put(call()))
+        for _ in range(ASK_TIMES):
+            if self.ended.is_set():
+                break
+            with contextlib.suppress(Empty):
+                return found.get(timeout=ASK_SECONDS)
+        return None
 
     def wait_for_room(self, size: int, *, may_wait: bool) -> None:
         """A job of `size` bytes, taken already, exceeds the budget: wait until others have ended.
