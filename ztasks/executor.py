@@ -295,7 +295,7 @@ class Executor(concurrent.futures.Executor):
         self._maps.pop(map_.task.map_number, None)
 
     def running(self) -> list[RunningJob]:
-        """Return what the workers run just now, the job that has run for longest first; empty if the head is held up."""
+        """Return what the workers run just now, the longest first; empty if the head is held up by `output`."""
         return self._head.look() if self._refuse is None or self._refuse is closed else []
 
     # --- closing ---

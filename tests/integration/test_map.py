@@ -190,7 +190,7 @@ def test_an_endless_input_takes_constant_memory(tmp_path: Path, how: str) -> Non
         return number
 
     with ztasks.Executor(max_workers=2) as executor:
-        results = executor.{how}(work, itertools.count())
+        results = executor.{how}(work, itertools.count(), buffer_bytes="16MiB")
         for _ in itertools.islice(results, 100_000):
             pass
         before = resident()

@@ -11,7 +11,10 @@ import click
 
 from ztasks import __version__
 
-COMMANDS: Final = {"run": ("ztasks.cli.run", "Run a task on each input, in parallel; one JSON record per job.")}
+COMMANDS: Final = {
+    "doctor": ("ztasks.cli.doctor", "Check that ztasks can work here, and say what to do if not."),
+    "run": ("ztasks.cli.run", "Run a task on each input, in parallel; one JSON record per job."),
+}
 """Name, module, and the line that `ztasks --help` shows: it must not cost the import of every command."""
 
 INTERRUPTED: Final = 130
