@@ -44,3 +44,8 @@ def wait_for_file(path: str) -> None:
     """Keep the worker occupied until `path` exists."""
     while not os.path.exists(path):
         time.sleep(0.02)
+
+
+def die(code: int) -> None:
+    """End the process without a word."""
+    os._exit(code)

@@ -1,5 +1,6 @@
 """The interface through which every measure drives every contestant."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -41,6 +42,8 @@ class Contestant(ABC):
     """The package whose version stands in the header; None for the standard library."""
     pace: ClassVar[Pace] = Pace.FAST
     chunks: ClassVar[Chunks] = Chunks.REQUIRED
+    can_recover: ClassVar[bool] = False
+    """Whether a job that kills its worker ends with an error, so that one can go on after it."""
     can_queue: ClassVar[bool] = True
     """Whether jobs can be queued, each with a future of its own, while the workers are occupied."""
     first_result: ClassVar[str]
@@ -69,6 +72,20 @@ class Contestant(ABC):
     @abstractmethod
     def map(self, fn: Callable[..., Any], items: Iterable[Any], chunk: int | None) -> Iterable[Any]:
         """Results of `fn` for all items, in order; `chunk` is None for the library's default."""
+
+    def lose_worker(self) -> None:
+        """Run a job that kills its worker, and see it fail."""
+        with contextlib.suppress(Exception):
+            self.collect([self.submit(work.die, 1)])
+
+    def recover(self) -> None:
+        """Get the result of a no-op after a worker was lost: with a new pool where the old one is broken."""
+        try:
+            self.collect([self.submit(work.noop, 1)])
+        except Exception:
+            self.close()
+            self.open()
+            self.collect([self.submit(work.noop, 1)])
 
     def discard(self, handles: list[Handle]) -> None:  # noqa: B027 - not every library can
         """Cancel jobs that have not started; by default they are left to run."""

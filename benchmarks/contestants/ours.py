@@ -1,5 +1,8 @@
 """ztasks itself."""
 
+import contextlib
+
+from benchmarks import work
 from benchmarks.contestants.base import Chunks, FuturesContestant
 
 
@@ -11,12 +14,20 @@ class Ztasks(FuturesContestant):
     module = "ztasks.executor"
     distribution = "ztasks"
     chunks = Chunks.NONE
+    can_recover = True
     first_result = """\
 from ztasks import Executor
 from benchmarks.work import noop
 with Executor(max_workers={workers}) as executor:
     print(executor.submit(noop, 1).result(), flush=True)
 """
+
+    def lose_worker(self) -> None:
+        """Run a job that kills its worker, once: by default it would be tried three times."""
+        from ztasks import WorkerLost, options
+
+        with contextlib.suppress(WorkerLost):
+            self.executor.submit(options(work.die, crash_retries=0), 1).result()
 
     def open(self) -> None:
         """Create the executor."""

@@ -11,6 +11,7 @@ class ProcessPool(FuturesContestant):
 
     key = "process-pool"
     title = "ProcessPoolExecutor"
+    can_recover = True
     module = "concurrent.futures"
     first_result = """\
 from concurrent.futures import ProcessPoolExecutor

@@ -35,6 +35,8 @@ def run(contestant: Contestant, settings: Settings) -> Iterator[Sample]:
             pass
         ratio = (time.perf_counter() - started) / ideal
         best = min(best, (ratio, f"chunks of {chunk:,}" if chunk else ""))
+        if chunk:
+            yield Sample(f"mixed-{chunk}", ratio, jobs)
     yield Sample("mixed", best[0], jobs, best[1])
 
 
@@ -48,6 +50,10 @@ MEASURE = Measure(
             higher_is_better=False,
             digits=3,
             goals=(Goal(1.1),),
+        ),
+        *(
+            Row(f"mixed-{chunk}", f"the same, chunks of {chunk}", "x ideal", higher_is_better=False, digits=3)
+            for chunk in CHUNKS
         ),
     ),
     run=run,

@@ -5,12 +5,15 @@ A submitted job's owner is a future, a slice's owner is a map; they look alike t
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from ztasks.core.slices import Finished, Slice
 from ztasks.io.hostinfo import host_name
+from ztasks.wire.certificate import DeathCertificate
+from ztasks.wire.loss import Loss
 from ztasks.wire.messages import Failure, Results, check_buffers, check_items
 from ztasks.wire.payload import Items
 
@@ -81,6 +84,11 @@ def _deliver_jobs(finished: Finished, items: Items | None) -> None:
 
 def _deliver_segment(finished: Finished, slice_: Slice, results: Results | None, items: Items | None, pid: int) -> None:
     offset = finished.offset
+    started = results.started if results is not None else None
+    seconds = results.seconds if results is not None else None
+    max_rss = results.max_rss if results is not None else 0
+    if results is None and (death := _death(finished)) is not None and death.seconds is not None:
+        started, seconds, max_rss = [time() - death.seconds], [death.seconds], death.peak_memory or 0
     segment = Segment(
         slice_.first + offset,
         finished.count,
@@ -88,12 +96,18 @@ def _deliver_segment(finished: Finished, slice_: Slice, results: Results | None,
         {at - offset: failure for at, failure in finished.failures.items()},
         frozenset(at - offset for at in finished.withheld),
         slice_.attempt,
-        results.started if results is not None else None,
-        results.seconds if results is not None else None,
-        results.max_rss if results is not None else 0,
+        started,
+        seconds,
+        max_rss,
         WorkerName(host_name(), pid),
     )
     slice_.owner.arrive(segment)
+
+
+def _death(finished: Finished) -> DeathCertificate | None:
+    """Return the death certificate of the worker that took down the one job that has ended."""
+    (failure,) = finished.failures.values()
+    return failure.certificates[-1] if isinstance(failure, Loss) and failure.certificates else None
 
 
 def cancel(slices: list[Slice]) -> None:
