@@ -193,14 +193,14 @@ class Head:
     def _look_after_workers(self, now: float) -> float | None:
         """Bury the dead, keep time, take back stuck work; return in how many seconds to look again, or None."""
         ventilator, watch = self._ventilator, self._watch
-        due = [watch.bury(self._sockets, now), watch.open_connected(self._sockets), self._timekeeper.keep(now)]
+        due = [watch.bury(self._sockets, now), watch.open_connected(self._sockets)]
         if self._broken is not None:
             self._fail_waiting(self._broken)
         for lane in ventilator.recallable(now):
             self._timekeeper.recall(lane, now)
         self._end_stopped()
         self._dispatch(now)
-        due.append(ventilator.next_event(now))
+        due += [self._timekeeper.keep(now), ventilator.next_event(now)]  # of what has just been sent as well
         if self._stop_since is not None:
             due.append(max(0.0, self._stop_next - now))
         return min((seconds for seconds in due if seconds is not None), default=None)

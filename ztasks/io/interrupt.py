@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import faulthandler
 import signal
-from collections.abc import Callable
 from time import monotonic_ns
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from ztasks.errors import JobCancelled, JobTimeout
 from ztasks.io.cell import CURSOR, STARTED, STOP, WHY, WHY_CANCELLED, Cell
@@ -39,31 +38,30 @@ class Interruptible:
         self._running = False
         self._armed = False
         self._arm_again = _NEVER
+        self._timeout = self._grace = 0.0
         signal.signal(STOP_SIGNAL, self._on_signal)
 
-    def wrap(self, function: Callable[..., Any], timeout: float | None, grace: float) -> Callable[..., Any]:
-        """Wrap a function so that its calls say when they began, and can be stopped."""
-        fields = self._cell.fields
+    def prepare(self, timeout: float | None, grace: float) -> None:
+        """Take in what holds for the jobs of the next batch."""
+        self._timeout, self._grace = timeout or 0.0, grace
         self._arm_again = _NEVER if timeout is None else 0
 
-        def interruptible(*args: Any, **kwargs: Any) -> Any:
-            fields[STARTED] = now = monotonic_ns()
-            if now >= self._arm_again:
-                self._arm(now, timeout or 0.0, grace)
-            try:
-                self._running = True
-                return function(*args, **kwargs)
-            finally:
-                self._running = False
-                fields[STARTED] = 0
+    def begin(self) -> None:
+        """A job begins: note when. From now on it can be stopped; call this where its exceptions are caught."""
+        self._cell.fields[STARTED] = now = monotonic_ns()
+        if now >= self._arm_again:
+            self._arm(now)
+        self._running = True
 
-        return interruptible
+    def end(self) -> None:
+        """Nothing is raised any more; call this where the job's exceptions are caught."""
+        self._running = False
 
-    def _arm(self, now: int, timeout: float, grace: float) -> None:
+    def _arm(self, now: int) -> None:
         """Set the watchdog for the job that begins. That costs as much as ten jobs, so it is set with some time to
         spare, and once for all that begin within that time."""
-        spare = timeout / 4
-        seconds = min(timeout + grace + spare + WATCHDOG_MARGIN, 1e6)
+        spare = self._timeout / 4
+        seconds = min(self._timeout + self._grace + spare + WATCHDOG_MARGIN, 1e6)
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._stacks)
         self._armed = True
         self._arm_again = now + int(min(spare, 1e6) * 1e9)

@@ -53,7 +53,15 @@ class Outbox:
         self._mark = 0.0
         self._idle = 0.0
         self._armed = threading.Event()
-        threading.Thread(target=self._flush_late, name="ztasks-flush", daemon=True).start()
+        self._closing = False
+        self._flusher = threading.Thread(target=self._flush_late, name="ztasks-flush", daemon=True)
+        self._flusher.start()
+
+    def close(self) -> None:
+        """End the helper thread (when all has been sent)."""
+        self._closing = True
+        self._armed.set()
+        self._flusher.join()
 
     def begin(self, batch: Batch, idle: float) -> None:
         """Start collecting the outcomes of a batch, before which the worker had waited `idle` seconds."""
@@ -100,6 +108,8 @@ class Outbox:
         """The helper thread: sleeps until it is armed, then looks every 5 ms, as long as there is something."""
         while True:
             self._armed.wait()
+            if self._closing:
+                return
             sleep(STUCK_SECONDS)
             with self._lock:
                 if not self.outcomes:

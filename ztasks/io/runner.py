@@ -10,12 +10,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from time import perf_counter, time
 from typing import Any, Final
 
 import msgspec
 
+from ztasks.errors import JobCancelled, JobTimeout
 from ztasks.io import stacks
 from ztasks.io.cell import CURSOR, STARTED, Cell
 from ztasks.io.current import CurrentJob, provide
@@ -23,7 +25,7 @@ from ztasks.io.interrupt import Interruptible
 from ztasks.io.outbox import Outbox
 from ztasks.wire import failures
 from ztasks.wire.messages import Batch, Failure
-from ztasks.wire.payload import PRIMITIVES, Items, dump, load
+from ztasks.wire.payload import PRIMITIVES, Items, Pickled, dump, load
 from ztasks.wire.verdict import EVERYTHING, Judged, Verdict
 
 CLAIM_SECONDS: Final = 0.001
@@ -105,13 +107,16 @@ class Runner:
 
     def _prepare(self, batch: Batch, items: Items) -> Callable[[int, int], None]:
         """Return what runs the next so many items."""
-        function = self._callables.get(batch.key)
-        if function is None or isinstance(function, Failure):
-            failure = function or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
+        found = self._callables.get(batch.key)
+        if found is None or isinstance(found, Failure):
+            failure = found or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
             return lambda position, count: self._fail_all(failure, position, count)
+        function: Callable[..., Any] = found
         self._verdict = self._verdicts.get(batch.key, EVERYTHING)
         if batch.timeout is not None or not batch.map_number:
-            function = self._interruptible.wrap(function, batch.timeout, batch.grace)
+            self._interruptible.prepare(batch.timeout, batch.grace)
+            calls = items.values() if items.form == "list" else items.pickles()
+            return lambda position, count: self._run_interruptible(function, batch, islice(calls, count), position)
         if batch.detail:
             function = self._timed(function)
         if items.form == "list":
@@ -161,7 +166,48 @@ class Runner:
             else:
                 self._pickle_result(result)
 
+    def _run_interruptible(
+        self, function: Callable[..., Any], batch: Batch, calls: Iterator[Any], position: int
+    ) -> None:
+        """Run jobs that can be stopped at any time: while loading, running, and pickling the result."""
+        cursor, outbox, interruptible = self._cell.fields, self._outbox, self._interruptible
+        shape, detail = batch.shape, batch.detail
+        for cursor[CURSOR], call in enumerate(calls, position):
+            stage: Callable[[int, BaseException], Failure] = _arguments_not_loadable
+            result: Any = None
+            began, begin = (time(), perf_counter()) if detail else (0.0, 0.0)
+            try:
+                try:
+                    interruptible.begin()
+                    if type(call) is Pickled:
+                        call = load(*call)
+                    stage = self._raised
+                    if shape == "call":
+                        result = function(*call[0], **call[1])
+                    elif shape == "star":
+                        result = function(*call)
+                    else:
+                        result = function(call)
+                    if type(result) not in PRIMITIVES:
+                        stage = partial(_not_picklable, result)
+                        result = dump(result, answering=True)
+                finally:
+                    interruptible.end()  # if this is interrupted, it is still within the outer `try`
+            except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+                if detail:
+                    self._note_times(began, begin)
+                self._fail(self._raised if isinstance(error, JobTimeout | JobCancelled) else stage, error)
+            else:
+                if detail:
+                    self._note_times(began, begin)
+                outbox.outcomes.append(result)
+            cursor[STARTED] = 0
+
     # --- the rare ways ---
+
+    def _note_times(self, began: float, begin: float) -> None:
+        self._outbox.started.append(began)
+        self._outbox.seconds.append(perf_counter() - begin)
 
     def _raised(self, offset: int, error: BaseException) -> Failure:
         return failures.raised(offset, error, self._verdict)
@@ -171,7 +217,7 @@ class Runner:
         try:
             pickled = dump(result, answering=True)
         except BaseException as error:  # noqa: BLE001 - pickling runs any code
-            self._fail(lambda offset, error: failures.not_picklable(offset, result, error), error)
+            self._fail(partial(_not_picklable, result), error)
             return
         self._outbox.outcomes.append(pickled)
 
@@ -232,3 +278,7 @@ class Runner:
 
 def _arguments_not_loadable(offset: int, error: BaseException) -> Failure:
     return failures.not_loadable(offset, "the arguments of this job", error)
+
+
+def _not_picklable(result: object, offset: int, error: BaseException) -> Failure:
+    return failures.not_picklable(offset, result, error)

@@ -16,7 +16,7 @@ DUMP_SIGNAL: Final = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else sig
 """Asks a worker for its stack. Reserved: a job must not use it."""
 
 MAX_BYTES: Final = 64 * 1024
-PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))
+PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def file_name(lane: int) -> str:

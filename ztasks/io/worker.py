@@ -75,7 +75,9 @@ class Worker:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         self._outbox.send(encode(Bye(self._number)))
+        self._outbox.close()
         sockets.close()
+        self._cell.close()
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)

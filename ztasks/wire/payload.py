@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from ztasks.errors import JobCancelled, JobTimeout
 from ztasks.wire.messages import Form
 
 OUT_OF_BAND: Final = 64 * 1024
@@ -65,6 +66,8 @@ def dump(value: object, *, answering: bool = False) -> Pickled:
         data = pickle.dumps(value, 5, buffer_callback=take)
         if b"__main__" not in data:
             return Pickled(data, buffers)
+    except (JobTimeout, JobCancelled):
+        raise
     except Exception:  # noqa: BLE001, S110 - whatever failed, pickling by value is tried next and tells the reason
         pass
     from ztasks.wire import (
