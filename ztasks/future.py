@@ -268,7 +268,8 @@ class Future(BaseFuture[T]):
             alarm.release()
         slice_, self._slice = self._slice, None
         if slice_ is not None:
-            size, inbox = slice_.nbytes, self._head.inbox
+            payload, inbox = slice_.payload, self._head.inbox
+            size = len(payload) if type(payload) is bytes else payload.nbytes  # type: ignore[union-attr]
             inbox.freed += size
 
     def _finish_watched(self, state: str) -> None:

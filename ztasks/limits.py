@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from ztasks.core.options import count
-from ztasks.errors import InvalidOption
+from ztasks.errors import InvalidOption, WorkersCannotStart
 from ztasks.io.budgets import Limits
 from ztasks.io.devices import find_devices
 from ztasks.io.hostinfo import default_workers, memory
+from ztasks.io.limits import DESCRIPTORS_PER_WORKER, HEAD_DESCRIPTORS, open_descriptors
 from ztasks.units import parse_size, shown
 
 MAX_WORKERS: Final = 10_000
@@ -37,6 +38,7 @@ def make_limits(
     workers = len(devices) or default_workers() if max_workers is None else count(max_workers, "max_workers", 1)
     if workers > MAX_WORKERS:
         raise InvalidOption(f"max_workers must be at most {MAX_WORKERS}, not {shown(max_workers)}")
+    check_descriptors(workers)
     if max_tasks_per_child is not None:
         count(max_tasks_per_child, "max_tasks_per_child", 1)
     there_is = memory()
@@ -50,6 +52,20 @@ def make_limits(
                 f"kill_memory_per_child ({kill} bytes) must be at least max_memory_per_child ({soft_memory} bytes)"
             )
     return Limits(workers, budget, room, max_tasks_per_child, kill, devices)
+
+
+def check_descriptors(workers: int) -> None:
+    """Check that this process may open what so many workers need: ZeroMQ ends the process when it runs out."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = HEAD_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+    if limit == resource.RLIM_INFINITY or open_descriptors() + wanted <= limit:
+        return
+    raise WorkersCannotStart(
+        f"an executor with {workers} workers needs some {wanted} descriptors; this process has {open_descriptors()} "
+        f"open and may have {limit}. Nothing was started. Raise the limit (`ulimit -n`), or use fewer workers."
+    )
 
 
 def positive(value: int | str, what: str) -> int:

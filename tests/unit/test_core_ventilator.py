@@ -8,9 +8,8 @@ from books import KILLED, Rig, tell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztasks.core.lane import LaneState
+from ztasks.core.lane import RECALL_AFTER, LaneState
 from ztasks.core.slices import State
-from ztasks.core.ventilator import RECALL_AFTER
 from ztasks.errors import WireError
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.loss import Loss

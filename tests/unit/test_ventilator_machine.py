@@ -115,7 +115,7 @@ class VentilatorMachine(RuleBasedStateMachine):
     @rule()
     def recall_as_the_head_does(self) -> None:
         for lane in self.rig.ventilator.recallable(self.rig.now):
-            assert lane.outstanding > 1
+            assert lane.outstanding
             self.rig.recall(self.rig.workers[lane.number])
 
     # --- the workers: each does what it can, a step at a time ---

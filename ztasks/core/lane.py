@@ -24,6 +24,9 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_CALLABLES: Final = 256
 """How many callables a worker keeps; the one unused for longest goes first."""
 
+RECALL_AFTER: Final = 0.010
+"""Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
+
 IDLE_SHARE: Final = 0.05
 """The share of idle time above which the target doubles."""
 
@@ -129,6 +132,10 @@ class Lane:
             left = batch.end - max(batch.position, self.received)
             total += left * (self.target if seconds is None else seconds)
         return total
+
+    def patience(self) -> float:
+        """Return after how many seconds without progress it is looked at: one job alone has mostly begun."""
+        return RECALL_AFTER if self.outstanding > 1 else 10 * RECALL_AFTER
 
     def batch_at(self, position: int) -> Batch | None:
         """Return the batch of the item at a position, unless its outcome has come."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ztasks.core.delayed import Delayed
 from ztasks.core.endings import lost, named, poison, timeout
@@ -22,9 +22,6 @@ from ztasks.core.taking import split_at, take
 from ztasks.errors import WireError
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.messages import Failure, Results
-
-RECALL_AFTER: Final = 0.010
-"""Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
 
 
 class Send(NamedTuple):
@@ -284,14 +281,14 @@ class Ventilator:
     # --- work is taken back ---
 
     def recallable(self, now: float) -> list[Lane]:
-        """Return the lanes whose unstarted work should be taken back: they hold several items and have not moved
-        for a while, another lane is idle, and nothing is queued."""
+        """Return the lanes whose unstarted work should be taken back, if they have any: they have not moved for a
+        while, another lane is idle, and nothing is queued."""
         if (self._round and not self._blocked) or not any(not lane.batches for lane in self._open.values()):
             return []
         return [
             lane
             for lane in self.lanes.values()
-            if lane.outstanding > 1 and lane.state is not LaneState.LOST and now - lane.moved >= RECALL_AFTER
+            if lane.state is not LaneState.LOST and lane.outstanding and now - lane.moved >= lane.patience()
         ]
 
     def on_recalled(self, lane: Lane, claimed: int, now: float) -> int:
@@ -345,7 +342,7 @@ class Ventilator:
         soonest = self._delayed.soonest()
         due = [soonest - now] if soonest is not None else []
         if (not self._round or self._blocked) and any(not lane.batches for lane in self._open.values()):
-            due += [lane.moved + RECALL_AFTER - now for lane in self.lanes.values() if lane.outstanding > 1]
+            due += [lane.moved + lane.patience() - now for lane in self.lanes.values() if lane.outstanding]
         return max(0.0, min(due)) if due else None
 
     def wants_work(self) -> bool:

@@ -7,6 +7,7 @@ ended (where there are none, a waiting thread tells). All methods run in the hea
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -237,7 +238,11 @@ class Crew:
 def watch_exit(worker: WorkerProcess, ended: Callable[[], None]) -> int | None:
     """Return a descriptor that becomes readable when the worker has ended; where there is none, `ended` is called."""
     if hasattr(os, "pidfd_open"):
-        return os.pidfd_open(worker.pid)
+        try:
+            return os.pidfd_open(worker.pid)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL):  # an old kernel, or a sandbox
+                raise
 
     def wait() -> None:
         os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)

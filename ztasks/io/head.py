@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from ztasks.core.room import Room
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send, Ventilator
-from ztasks.errors import ExecutorClosed, HeadFailed, TooLarge, WorkerLost
+from ztasks.errors import ExecutorClosed, HeadFailed, TooLarge, WorkerLost, WorkersCannotStart
 from ztasks.io.budgets import Limits
 from ztasks.io.crew import Crew, write_stderr
 from ztasks.io.deliver import cancel, fail
@@ -118,8 +118,8 @@ class Head:
         # Ctrl-C would seem lost. Workers inherit this and undo it.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._open()
-            self._loop()
+            if self._opened():
+                self._loop()
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             failure = HeadFailed(
                 f"the head's thread stopped because of a defect in ztasks ({type(error).__name__}: {error}); all jobs "
@@ -130,6 +130,14 @@ class Head:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
             self._shut()
+
+    def _opened(self) -> bool:
+        """Open everything; if the system refuses something, all jobs fail with what it says."""
+        try:
+            self._open()
+        except OSError as error:
+            self._broken = WorkersCannotStart(f"the executor cannot open what it needs: {error}. See `ztasks doctor`.")
+        return self._broken is None
 
     def _open(self) -> None:
         self._setup.write(self._rundir.file(FILE))
@@ -161,7 +169,7 @@ class Head:
         # Late: importing ZeroMQ takes as long as a worker takes to come up, and they can do so meanwhile.
         from ztasks.io.sockets import Sockets
 
-        self._sockets = Sockets()
+        self._sockets = Sockets(most=2 * limits.workers + 16)  # the dying have theirs beside their successors
         self._sink = Sink(self._sockets.pull(self._rundir.file("sink")), self._ventilator, self._watch)
         self._control = self._sockets.publish(self._rundir.file("control"))
         self._selector.register(self._sink.descriptor(), selectors.EVENT_READ, _nothing)

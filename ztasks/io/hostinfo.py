@@ -7,6 +7,8 @@ import sys
 from functools import cache
 from typing import Final
 
+from ztasks.io.limits import Cgroups, read
+
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -33,38 +35,8 @@ def default_workers() -> int:
 def cores() -> int:
     """Return how many CPUs this process may use: the lesser of its affinity and its cgroup's quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return affinity if quota is None else max(1, min(affinity, quota))
-
-
-def _cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:
-    """Return the least whole number of CPUs that the cgroups (version 2, or 1) allow; None without a quota."""
-    quotas: list[float] = []
-    lines = _read(proc).splitlines()
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = root if not controllers else os.path.join(root, "cpu")
-        folder = os.path.normpath(os.path.join(top, name.lstrip("/")))
-        while folder.startswith(top):
-            quota = _quota(folder)
-            if quota is not None:
-                quotas.append(quota)
-            folder = os.path.dirname(folder)
-    return max(1, int(min(quotas))) if quotas else None
-
-
-def _quota(folder: str) -> float | None:
-    """Read one cgroup's quota in CPUs."""
-    text = _read(os.path.join(folder, "cpu.max"))
-    if not text:
-        text = _read(os.path.join(folder, "cpu.cfs_quota_us")) + " " + _read(os.path.join(folder, "cpu.cfs_period_us"))
-    try:
-        quota, period = text.split()
-        return None if quota in ("max", "-1") else float(quota) / float(period)
-    except (ValueError, ZeroDivisionError):
-        return None
+    quota = Cgroups().cpus()
+    return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
 def resident(pid: int) -> int:
@@ -81,7 +53,7 @@ def peak_memory() -> int:
 
     Not getrusage, where there is /proc: its figure begins with that of the process that started this one.
     """
-    for line in _read("/proc/self/status").splitlines():
+    for line in read("/proc/self/status").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     import resource
@@ -92,36 +64,12 @@ def peak_memory() -> int:
 
 def memory() -> int:
     """Return how much memory this process and its workers may take, in bytes: the least of what the host has, what the
-    cgroups (version 2, or 1) allow and what the limit on this process's address space is."""
+    cgroups allow and what the limit on this process's address space is."""
     import resource
 
     limits = [os.sysconf("SC_PHYS_PAGES") * PAGE]
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, name = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            limits += _memory_limits("/sys/fs/cgroup" if not controllers else "/sys/fs/cgroup/memory", name)
-    return min(limits)
-
-
-def _memory_limits(top: str, name: str) -> list[int]:
-    """Return the limits of a cgroup and of those that it is in."""
-    limits = []
-    folder = os.path.normpath(os.path.join(top, name.lstrip("/")))
-    while folder.startswith(top):
-        for file in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(os.path.join(folder, file)).strip()
-            if text.isdigit():
-                limits.append(int(text))
-        folder = os.path.dirname(folder)
-    return limits
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""
+    group = Cgroups().memory()
+    return min(limits) if group is None else min(*limits, group.limit)

@@ -57,7 +57,9 @@ class Sink:
         message = decode_from_worker(self._sock.receive_header())
         if type(message) is Results:
             self._take_results(message, now)
-        elif isinstance(message, Ready):
+            return
+        self._sock.receive_frames(0, 0)  # raises WireError if there is more
+        if isinstance(message, Ready):
             self._watch.on_ready(message.lane)
         elif isinstance(message, StartFailed):
             lane = self._ventilator.lanes.get(message.lane)

@@ -94,8 +94,13 @@ class Socket:
 class Sockets:
     """All sockets of one head or worker, with their context; closed by their owner, in the order of their making."""
 
-    def __init__(self) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+    def __init__(self, most: int = 16) -> None:
+        """`most`: how many sockets there may be at a time. Raises OSError."""
+        try:
+            self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+            self._context.set(zmq.MAX_SOCKETS, max(1023, most))  # before the first socket is made
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, str(error)) from error
         self._open: dict[Socket, None] = {}
         self._control: Socket | None = None
 
@@ -140,8 +145,10 @@ class Sockets:
             else:
                 raw.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
                 raw.connect(f"ipc://{path}")
-        except BaseException:
+        except BaseException as error:
             raw.close(linger=0)
+            if isinstance(error, zmq.ZMQError):
+                raise OSError(error.errno, str(error)) from error
             raise
         sock = Socket(raw, path if bound else None)
         self._open[sock] = None

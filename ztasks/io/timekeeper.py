@@ -12,7 +12,7 @@ from typing import Final
 from ztasks.core.lane import Lane
 from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
-from ztasks.io.cell import CURSOR, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
+from ztasks.io.cell import CLAIMED, CURSOR, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
 from ztasks.io.crew import Crew, WorkerProcess
 from ztasks.io.hostinfo import resident
 from ztasks.io.interrupt import STOP_SIGNAL
@@ -82,7 +82,8 @@ class Timekeeper:
         worker = self._crew.workers[lane.number]
         if worker.exit_code is not None:
             return
-        claimed = worker.cell.recall()
+        all_claimed = worker.cell.fields[CLAIMED] >= lane.dispatched
+        claimed = None if all_claimed else worker.cell.recall()
         if claimed is None:
             lane.moved = now
         else:

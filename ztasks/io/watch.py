@@ -123,7 +123,9 @@ class Watch:
             self.crew.forget(worker)
             if not self._spare.on_gone(worker.lane):
                 self._missing += 1
-            self._start_failed(f"a worker cannot be connected: {error}. See `ulimit -n`: each takes some 8 descriptors")
+            self._start_failed(
+                f"a worker cannot be connected: {error}. See `ulimit -n`: each takes some 10 descriptors"
+            )
 
     def _open_lane(self, worker: WorkerProcess, sockets: Sockets) -> None:
         lane = LaneSocket(sockets.lane(self._rundir.file(f"lane-{worker.lane}")))

@@ -13,13 +13,12 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
 from time import perf_counter
 
 from ztasks.errors import WireError
-from ztasks.io import lifeline, stacks
 from ztasks.io import setup as setup_file
+from ztasks.io import stacks
 from ztasks.io.cell import Cell
 from ztasks.io.hostinfo import resident
 from ztasks.io.outbox import Outbox
@@ -45,21 +44,18 @@ from ztasks.wire.payload import Items, load
 class Worker:
     """One worker process, from its start to its end."""
 
-    def __init__(self, directory: str, lane: int, lifeline: int) -> None:
+    def __init__(self, directory: str, lane: int) -> None:
         self._directory = directory
         self._number = lane
-        self._lifeline = lifeline
         self._has_run = False
         self._wanted = "run"
         """What control wants: run, drain or stop; `leave`: it has grown too large."""
 
     def run(self) -> None:
         """Run until told to leave."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
         self._stack_file = stacks.write_to(self._path(stacks.file_name(self._number)))
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a job prints shall be seen when it prints it
             sys.stdout.reconfigure(line_buffering=True)
-        lifeline.hold(self._lifeline)
         os.environ["ZTASKS_WORKER"] = str(self._number)
         sockets = Sockets()
         self._connect(sockets)

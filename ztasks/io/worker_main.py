@@ -5,6 +5,7 @@ in a process list for what it is.
 """
 
 import os
+import signal
 import sys
 
 
@@ -13,9 +14,14 @@ def main() -> None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if root not in sys.path:
         sys.path.append(root)
+    from ztasks.io import lifeline
+
+    # Before the imports, which may take long or hang: from here on the parent's end is this process's end.
+    lifeline.hold(int(sys.argv[3]))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
     from ztasks.io.worker import Worker
 
-    Worker(directory=sys.argv[1], lane=int(sys.argv[2]), lifeline=int(sys.argv[3])).run()
+    Worker(directory=sys.argv[1], lane=int(sys.argv[2])).run()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ztasks.errors import (
     ZtasksError,
 )
 from ztasks.wire.loss import Loss, rebuild_loss
-from ztasks.wire.messages import Failure
+from ztasks.wire.messages import MAX_SECONDS, Failure
 from ztasks.wire.payload import dump
 from ztasks.wire.verdict import EVERYTHING, Retry, Verdict
 
@@ -37,6 +37,8 @@ def raised(offset: int, error: BaseException, verdict: Verdict = EVERYTHING) -> 
     except BaseException:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
         pickled = b""
     after = error.after if isinstance(error, Retry) else None
+    if not isinstance(after, int | float) or not 0 <= after < MAX_SECONDS:  # of a subclass that means something else
+        after = None
     retry = verdict.allows(error)
     return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry, after)
 

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from ztasks.errors import WireError
+from ztasks.units import cut
 
 Shape = Literal["call", "star", "one"]
 """How an item becomes a call: `call` is (args, kwargs), `star` is a tuple of arguments, `one` the only argument."""
@@ -169,7 +170,7 @@ def decode_to_worker(header: bytes) -> ToWorker:
     try:
         return _to_worker.decode(header)
     except _MALFORMED as error:
-        raise WireError(f"a message on the lane does not follow the protocol: {error}") from error
+        raise WireError(f"a message on the lane does not follow the protocol: {cut(str(error), 200)}") from error
 
 
 def decode_from_worker(header: bytes) -> FromWorker:
@@ -177,7 +178,7 @@ def decode_from_worker(header: bytes) -> FromWorker:
     try:
         return _from_worker.decode(header)
     except _MALFORMED as error:
-        raise WireError(f"a message on the sink does not follow the protocol: {error}") from error
+        raise WireError(f"a message on the sink does not follow the protocol: {cut(str(error), 200)}") from error
 
 
 def decode_control(header: bytes) -> Control:
@@ -185,7 +186,7 @@ def decode_control(header: bytes) -> Control:
     try:
         return _control.decode(header)
     except _MALFORMED as error:
-        raise WireError(f"a message on control does not follow the protocol: {error}") from error
+        raise WireError(f"a message on control does not follow the protocol: {cut(str(error), 200)}") from error
 
 
 def inline(data: bytes) -> bytes | None:
@@ -212,6 +213,17 @@ def check_items(message: Batch | Results, payload_size: int) -> None:
     check_buffers(message)
     if type(message) is Results:
         _check_outcomes(message)
+    else:
+        _check_calls(message)  # type: ignore[arg-type]
+
+
+def _check_calls(batch: Batch) -> None:
+    """Check that what a batch says of its jobs fits its items; raises WireError."""
+    for table in (batch.indices, batch.attempts, batch.max_attempts):
+        if isinstance(table, list) and len(table) != batch.count:
+            raise WireError(f"a table of {len(table)} numbers came with {batch.count} items")
+    if batch.skip < 0:
+        raise WireError(f"a batch skips {batch.skip} items")
 
 
 def _check_outcomes(results: Results) -> None:
@@ -223,6 +235,8 @@ def _check_outcomes(results: Results) -> None:
                 f"a failure of item {failure.offset} after one of item {last}, in a report of {count} items"
             )
         last = failure.offset
+        if failure.after is not None and not 0 <= failure.after < MAX_SECONDS:
+            raise WireError(f"a failure asks for a pause of {failure.after} s")
     for table in (results.started, results.seconds):
         if table is not None and len(table) != count:
             raise WireError(f"{len(table)} measurements came with {count} items")
