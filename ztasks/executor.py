@@ -9,34 +9,33 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count as counter
 from time import monotonic
-from types import BuiltinFunctionType, FunctionType, TracebackType
+from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from ztasks import lifetime
 from ztasks import tasks as task_module
-from ztasks.core.options import Options, count
+from ztasks.core.options import count
 from ztasks.core.slices import RunTime, Slice, TaskBooks
-from ztasks.errors import InvalidOption, TooLarge, ZtasksError
+from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.future import Future
 from ztasks.intake import (
     bad_arguments,
-    check_callable,
     closed,
+    exiting,
     known_length,
     make_setup,
     make_source,
     never_started,
-    put_bounded,
 )
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.io.looking import RunningJob
+from ztasks.known import KnownTasks
 from ztasks.limits import make_limits, positive
 from ztasks.mapping import Map, new_number
 from ztasks.outcome import Outcome
 from ztasks.stream import Stream
 from ztasks.units import parse_flag, parse_size, parse_wait, shown
-from ztasks.wire.callables import REMEMBERED_BYTES, describe, ship_judged
 from ztasks.wire.messages import Shape
 from ztasks.wire.payload import dump_call
 
@@ -92,18 +91,17 @@ class Executor(concurrent.futures.Executor):
             max_workers, max_bytes, memory, max_tasks_per_child, kill_memory_per_child, gpus, max_memory
         )
         self.max_workers = limits.workers
-        self._memory = limits.memory
         if output is not None and not callable(output):
             raise InvalidOption(f"output must be callable, not {shown(output)}")
         setup = make_setup(initializer, initargs, preload)
         setup.max_bytes, setup.max_memory = limits.max_bytes, max_memory
+        if lifetime.ending.is_set():
+            raise exiting()
         self._delivery = Delivery()
         self._head = Head(limits, setup, output=output, on_end=self._delivery.end)
         self._inbox = self._head.inbox
         self._numbers = counter(1)
-        self._known: dict[Any, TaskBooks] = {}
-        """Tasks by the function itself, where its pickle can never change: the quick way."""
-        self._tasks: dict[tuple[bytes, Options], TaskBooks] = {}
+        self._known = KnownTasks(limits.memory)
         self._maps: dict[int, Map] = {}
         self._closing = threading.Lock()
         self._closed = False
@@ -112,7 +110,12 @@ class Executor(concurrent.futures.Executor):
         lifetime.executors.add(self)
         lifetime.heads.add(self._head)
         lifetime.deliveries.add(self._delivery)
-        self._head.start()
+        try:
+            self._head.start()
+        except ZtasksError:
+            del self._refuse  # it was never started
+            lifetime.heads.discard(self._head)
+            raise
 
     # --- submitting ---
 
@@ -124,9 +127,7 @@ class Executor(concurrent.futures.Executor):
         """
         if self._refuse is not None:
             raise self._refuse()
-        task = self._known.get(fn) if type(fn) in _QUICK else None
-        if task is None:
-            task = self._task(fn)
+        task = self._known.find(fn)
         try:
             payload = dump_call(args, kwargs)
         except Exception as error:
@@ -147,26 +148,6 @@ class Executor(concurrent.futures.Executor):
     def _serves(self) -> bool:
         """Tell whether this is a thread that others wait for: the delivery thread, or the head's."""
         return threading.current_thread() in (self._delivery._thread, self._head.thread)
-
-    def _task(self, fn: Callable[..., Any]) -> TaskBooks:
-        """Find or make the books on a callable."""
-        check_callable(fn)
-        options = task_module.options_of(fn)
-        if options.memory is not None and self._memory is not None and options.memory > self._memory:
-            raise TooLarge(
-                f"a job of {describe(fn)} takes {options.memory} bytes of memory, as its option says; this executor "
-                f"has {self._memory} for all jobs together. Nothing was sent. Lower the task's memory=, or raise "
-                "Executor's."
-            )
-        shipped = ship_judged(fn, options.verdict)
-        task = self._tasks.get((shipped.key, options))
-        if task is None:
-            task = TaskBooks(shipped, options)
-            if len(shipped.pickled) <= REMEMBERED_BYTES:
-                put_bounded(self._tasks, (shipped.key, options), task)
-        if shipped.by_reference and type(fn) in _QUICK:
-            put_bounded(self._known, fn, task)
-        return task
 
     # --- mapping ---
 
@@ -283,9 +264,7 @@ class Executor(concurrent.futures.Executor):
 
     def _map_task(self, fn: Callable[..., Any], shape: Shape, *, detail: bool) -> TaskBooks:
         """Make the books on a map; what is known of the callable's run time is shared."""
-        base = self._known.get(fn) if type(fn) in _QUICK else None
-        if base is None:
-            base = self._task(fn)
+        base = self._known.find(fn)
         # Measuring each job costs time itself, so it has an average of its own.
         run_time = RunTime() if detail else base.run_time
         return TaskBooks(base.callable, base.options, shape, map_number=new_number(), detail=detail, run_time=run_time)
@@ -332,6 +311,13 @@ class Executor(concurrent.futures.Executor):
                 map_.cancel()
             else:
                 map_.finish()
+
+    def _close_intake(self) -> None:
+        """The interpreter is about to end: take in no more, also from threads that go on."""
+        if self._refuse is None:
+            self._warn_of_forgetting()
+            self._refuse = closed
+            self._settle_maps(finish=False)
 
     def _close(self, *, cancel_waiting: bool) -> None:
         with self._closing:
@@ -383,18 +369,13 @@ class Executor(concurrent.futures.Executor):
 
     def __del__(self) -> None:
         if self._refuse is None:
-            warnings.warn(
-                f"{self!r} was not closed: use it in a `with`, or call shutdown()",
-                ResourceWarning,
-                stacklevel=1,
-                source=self,
-            )
+            self._warn_of_forgetting()
             self._close(cancel_waiting=False)
+
+    def _warn_of_forgetting(self) -> None:
+        what = f"{self!r} was not closed: use it in a `with`, or call shutdown()"
+        warnings.warn(what, ResourceWarning, stacklevel=2, source=self)
 
     def __repr__(self) -> str:
         state = "open" if self._refuse is None else "closed"
         return f"<ztasks.Executor of {self.max_workers} workers, {state}>"
-
-
-_QUICK: Final = frozenset({FunctionType, BuiltinFunctionType, type, task_module.Task})
-"""The types of callables that are told apart by identity."""

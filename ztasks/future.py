@@ -268,9 +268,8 @@ class Future(BaseFuture[T]):
             alarm.release()
         slice_, self._slice = self._slice, None
         if slice_ is not None:
-            payload, inbox = slice_.payload, self._head.inbox
-            size = len(payload) if type(payload) is bytes else payload.nbytes  # type: ignore[union-attr]
-            inbox.freed += size
+            payload = slice_.payload
+            self._head.inbox.free(len(payload) if type(payload) is bytes else slice_.nbytes)
 
     def _finish_watched(self, state: str) -> None:
         """Somebody has a hold on the condition: `wait`, `as_completed`, or a callback."""

@@ -152,6 +152,14 @@ def closed() -> ZtasksError:
     )
 
 
+def exiting() -> ZtasksError:
+    """The interpreter is about to end."""
+    return ExecutorClosed(
+        "no executor can be made at the end of the program: the main thread has ended, and executors are closed then. "
+        "Nothing was started. Let the main thread wait for the threads that work on."
+    )
+
+
 def forked() -> ZtasksError:
     """The executor is another process's."""
     return ForkedExecutor(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ztasks.intake import forked
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 executors: weakref.WeakSet[Executor] = weakref.WeakSet()
 deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
+ending = threading.Event()
+"""The interpreter is about to end: an executor that is made now would never be closed."""
+
 heads: weakref.WeakSet[Head] = weakref.WeakSet()
 """All heads that have not ended: at exit they are closed, whether or not their executor still exists. A head that runs
 is kept by its thread; one that has ended need not have been waited for."""
@@ -31,14 +36,34 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    """At the interpreter's exit, before threads are joined: finish and close what was not closed."""
+    """At the interpreter's exit, before threads are joined: finish and close what was not closed.
+
+    Ctrl-C cancels what waits, or has done so if it has ended the program; the next one kills.
+    """
+    ending.set()
+    for executor in list(executors):
+        executor._close_intake()  # else a thread that goes on submitting would keep the program from ending
     running = list(heads)
-    for head in running:
-        head.post_close()
-    for head in running:
-        head.join()
+    steps: list[Callable[[Head], None]] = [Head.post_close, lambda head: head.post_close(cancel_waiting=True)]
+    interrupt: KeyboardInterrupt | None = None
+    for step in (*steps[_interrupted() :], Head.post_kill):
+        for head in running:
+            step(head)
+        try:
+            for head in running:
+                head.join()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
     for delivery in list(deliveries):
         delivery.close()
+    if interrupt is not None:
+        raise interrupt
+
+
+def _interrupted() -> bool:
+    """Tell whether KeyboardInterrupt has ended the main thread; at a prompt it only ends a command."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -23,7 +23,7 @@ from ztasks.core.window import SLICE_BYTES, Window
 from ztasks.errors import CallNotPicklable
 from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
-from ztasks.outcome import Outcome, cut, entries, outcome_of
+from ztasks.outcome import Outcome, cut, entries, outcome_of, plain_values
 from ztasks.units import reason
 from ztasks.wire.payload import PRIMITIVES, Pickled, dump, load, pack, pack_primitives
 
@@ -243,10 +243,9 @@ class Map:
         self.advanced = True
         try:
             while (segment := self._next()) is not None:
-                items = segment.items
-                if items is not None and items.form == "list" and not segment.failures:
-                    yield from items.listed()
-                    del segment, items  # what has been consumed must not stay while the next is waited for
+                if (values := plain_values(segment)) is not None:
+                    yield from values
+                    del segment, values  # what has been consumed must not stay while the next is waited for
                     continue
                 value = error = None
                 for _, value, error in entries(segment):
@@ -256,7 +255,7 @@ class Map:
                         yield error
                     else:
                         raise error
-                del segment, items, value, error
+                del segment, value, error
             if self._error is not None:
                 raise self._error
         finally:

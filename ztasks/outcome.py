@@ -81,6 +81,17 @@ def cut(segment: Segment, start: int, end: int) -> Segment:
     )
 
 
+def plain_values(segment: Segment) -> list[Any] | None:
+    """Return all values of a segment at once, if they share a pickle and every item has one; else None."""
+    items = segment.items
+    if items is None or items.form != "list" or segment.failures:
+        return None
+    try:
+        return items.listed()
+    except Exception:  # noqa: BLE001 - `entries` gives each item its error
+        return None
+
+
 def entries(segment: Segment) -> Iterator[tuple[int, Any, BaseException | None]]:
     """Yield place, value and error of each item of a segment; a result that does not load is that item's error."""
     failures, items = segment.failures, segment.items
@@ -89,9 +100,17 @@ def entries(segment: Segment) -> Iterator[tuple[int, Any, BaseException | None]]
             failure = failures.get(place)
             yield place, None, rebuild(failure) if failure is not None else segment.error
     elif items.form == "list":
-        for place, value in enumerate(items.values()):
+        problem: Exception | None = None
+        try:
+            values = items.listed()
+        except Exception as reason:  # noqa: BLE001 - a message has been damaged: such values always load
+            values, problem = [None] * segment.count, reason
+        for place, value in enumerate(values):
             failure = failures.get(place)
-            yield place, value, rebuild(failure) if failure is not None else None
+            if failure is not None:
+                yield place, None, rebuild(failure)
+            else:
+                yield place, value, not_loadable(problem) if problem is not None else None
     else:
         for place, (data, buffers) in enumerate(items.pickles()):
             failure = failures.get(place)
@@ -101,6 +120,6 @@ def entries(segment: Segment) -> Iterator[tuple[int, Any, BaseException | None]]
             else:
                 try:
                     value = load(data, buffers)
-                except Exception as problem:  # noqa: BLE001 - unpickling runs any code
-                    error = not_loadable(problem)
+                except Exception as reason:  # noqa: BLE001 - unpickling runs any code
+                    error = not_loadable(reason)
             yield place, value, error

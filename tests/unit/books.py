@@ -13,14 +13,19 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ztasks.core.lane import MAX_BYTES, Lane, LaneState
 from ztasks.core.options import Options
 from ztasks.core.room import Room
 from ztasks.core.slices import RunTime, Slice, State, TaskBooks
 from ztasks.core.taking import SPLIT_SECONDS
+from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Send, Ventilator
-from ztasks.io.deliver import Segment, cancel, deliver
+from ztasks.errors import JobCancelled, JobTimeout, TooLarge
+from ztasks.io.deliver import Segment, cancel, deliver, fail
 from ztasks.io.lanes import LaneSocket
+from ztasks.wire import failures
 from ztasks.wire.callables import ship
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.loss import Loss
@@ -36,6 +41,7 @@ from ztasks.wire.messages import (
     inline,
 )
 from ztasks.wire.payload import Items, Pickled, dump, dump_call, load, pack, pack_primitives
+from ztasks.wire.verdict import Retry
 
 Item = tuple[int, int]
 """Names a job: its map's number (0: submitted) and its index or number."""
@@ -88,6 +94,14 @@ class Record:
     """Starts whose outcome died with the worker."""
     late: int = 0
     """Of those, how many were for the job's lateness: failures, too."""
+    due: float | None = None
+    """When its next attempt is due, if it waits for that."""
+    stopping: bool = False
+    """Whether it was asked to be stopped while a lane held it."""
+    asked_at: float = 0.0
+    """When that was first."""
+    heeded: int = 0
+    """How often an attempt was reported as failed that was not wanted any more."""
     end: str | None = None
 
 
@@ -97,16 +111,19 @@ class Record:
 class JobOwner:
     """Stands for a future: notes how its job ended."""
 
-    def __init__(self, item: Item, ended: list[tuple[Item, str]]) -> None:
+    def __init__(self, item: Item, gate: Gate, ended: list[tuple[Item, str]]) -> None:
         self.item = item
+        self.gate = gate
         self.ended = ended
 
     def succeed(self, data: bytes, buffers: list[Any]) -> None:
         assert load(data, buffers) == self.item, "it got another job's result"
         self.ended.append((self.item, "done"))
+        self.gate.release()
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure | BaseException) -> None:
         self.ended.append((self.item, how_it_failed(failure, self.item)))
+        self.gate.release()
 
     def cancelled_by_head(self) -> None:
         self.ended.append((self.item, "cancelled"))
@@ -134,11 +151,14 @@ class MapOwner:
             self.ended.append((item, "done"))
 
     def abandon(self, first: int, count: int, error: BaseException | None) -> None:
-        assert error is None
-        self.ended += [((self.number, index), "cancelled") for index in range(first, first + count)]
+        end = "cancelled" if error is None else how_it_failed(error, (self.number, first))
+        self.ended += [((self.number, index), end) for index in range(first, first + count)]
 
 
-def how_it_failed(failure: Failure, item: Item) -> str:
+def how_it_failed(failure: Failure | BaseException, item: Item) -> str:
+    if isinstance(failure, TooLarge):
+        return "unsendable"
+    assert isinstance(failure, Failure)
     if isinstance(failure, Loss):
         return failure.what
     assert failure.message == str(item), "it got another job's failure"
@@ -170,6 +190,9 @@ class FakeWorker:
         """Received and not claimed; what was recalled is dropped when it comes up, as it is of an older cut."""
         self.to_run: deque[Given] = deque()
         """Claimed and not begun."""
+        self.running: Given | None = None
+        self.started = 0.0
+        """When that was begun."""
         self.unsent: list[tuple[Given, object]] = []
         """Run and not reported: a value, or a Failure."""
         self.lane = LaneSocket(self)  # type: ignore[arg-type]
@@ -206,16 +229,29 @@ class FakeWorker:
         assert (args[:2] if batch.shape != "one" else (batch.map_number, *args)) == item, "another item's arguments"
         return Given(batch.position + offset, item, attempt, lambda: function(*args), batch)
 
-    def recalled(self) -> tuple[int, int]:
-        """The cell, when its parent recalls: return what has been claimed, and how many items are taken back."""
-        current = sum(given.batch.cut == self.cut for given in self.waiting)
+    def unclaimed(self) -> list[Given]:
+        """What a recall would take back."""
+        return [given for given in self.waiting if given.batch.cut == self.cut]
+
+    def holds(self) -> list[Given]:
+        """All that it has been given and has not reported."""
+        running = [self.running] if self.running else []
+        return [given for given, _ in self.unsent] + running + [*self.to_run] + self.unclaimed()
+
+    def is_busy(self) -> bool:
+        """Whether it has begun something that it has not reported, or is about to."""
+        return bool(self.running or self.to_run or self.unsent)
+
+    def recalled(self) -> int:
+        """The cell, when its parent recalls: return what has been claimed."""
         self.cut += 1
         self._expected = self.claimed
-        return self.claimed, current
+        return self.claimed
 
     def claim(self, count: int) -> None:
         """Claim up to so many items of the next batch."""
         assert not self.to_run
+        assert not self.running
         while self.waiting and self.waiting[0].batch.cut != self.cut:
             self.waiting.popleft()
         while self.waiting and len(self.to_run) < count:
@@ -224,11 +260,18 @@ class FakeWorker:
             self.to_run.append(self.waiting.popleft())
             self.claimed = self.to_run[-1].position + 1
 
-    def begin(self) -> Given:
+    def begin(self, now: float) -> Given:
         """Begin the next claimed item."""
-        given = self.to_run.popleft()
-        self.cursor = given.position
+        assert self.running is None
+        given = self.running = self.to_run.popleft()
+        self.cursor, self.started = given.position, now
         return given
+
+    def end(self, outcome: object) -> None:
+        """The running item ends."""
+        assert self.running is not None
+        self.unsent.append((self.running, outcome))
+        self.running = None
 
     def take_report(self, count: int, seconds: float, idle: float) -> tuple[list[bytes], list[tuple[Given, object]]]:
         """Make the message that reports the first so many outcomes."""
@@ -236,14 +279,14 @@ class FakeWorker:
         first, batch = sent[0][0], sent[0][0].batch
         values = [None if isinstance(outcome, Failure) else outcome for _, outcome in sent]
         items = (pack_primitives(values) if batch.map_number else None) or pack([dump(value) for value in values])
-        failures = [
-            Failure(offset, outcome.kind, "Failed", outcome.message, "", b"", outcome.retry)
+        failed = [
+            msgspec.structs.replace(outcome, offset=offset)
             for offset, (_, outcome) in enumerate(sent)
             if isinstance(outcome, Failure)
         ]
         measured = [seconds] * len(sent) if batch.detail else None
         header = Results(
-            self.number, first.position, len(sent), items.form, items.sizes, items.buffer_counts, failures,
+            self.number, first.position, len(sent), items.form, items.sizes, items.buffer_counts, failed,
             seconds * len(sent), idle, measured, measured, 0, payload := inline(items.data),
         )  # fmt: skip
         return [encode(header), *([items.data] if payload is None else []), *map(bytes, items.buffers)], sent
@@ -292,7 +335,8 @@ class Rig:
         for _ in range(count):
             item = 0, len(self.records)
             filler = (pickle.PickleBuffer(bytearray(ballast)),) if ballast else ()
-            gate, owner = Gate(), JobOwner(item, self.ended)
+            gate = Gate()
+            owner = JobOwner(item, gate, self.ended)
             slices.append(Slice(task, owner, item[1], 1, dump_call((*item, *filler), {}), gate))
             self.records[item] = Record(task, owner, gate)
         self.jobs += slices
@@ -342,16 +386,34 @@ class Rig:
     def books(self, worker: FakeWorker) -> Lane:
         return self.ventilator.lanes[worker.number]
 
-    def dispatch(self) -> list[Send]:
+    def dispatch(self, unsendable: int | None = None) -> list[Send]:
+        """Send what shall be sent; there is no memory for the `unsendable`th of the batches."""
         sends = self.ventilator.dispatch(self.now)
-        for send in sends:
+        if sends:
+            check_room(self)
+        check_line(self)
+        given_up: list[tuple[Item, str]] = []
+        for place, send in enumerate(sends):
             check_send(send)
-            assert self.workers[send.lane.number].lane.send_batch(send)
+            if place == unsendable:
+                given_up += self._give_up(send)
+            elif send.lane.state is LaneState.READY:  # else one before it could not be sent
+                assert self.workers[send.lane.number].lane.send_batch(send)
         for lane in {send.lane.number: send.lane for send in sends}.values():
             if lane.budget == 0:
                 self.ventilator.on_leaving(lane.number)
-        self._settle()
+        self._settle(given_up)
         return sends
+
+    def _give_up(self, send: Send) -> list[tuple[Item, str]]:
+        """A batch could not be sent: return how its jobs end. The lane is given up."""
+        items = [
+            (slice_.task.map_number, index)
+            for slice_ in send.batch.slices
+            for index in range(slice_.first, slice_.first + slice_.count)
+        ]
+        fail(self.ventilator.on_unsendable(send.lane, send.batch), TooLarge("there was not enough memory"))
+        return [(item, "unsendable") for item in items]
 
     def claim(self, worker: FakeWorker, count: int) -> None:
         """The worker claims; what it has run of an earlier batch it has reported before."""
@@ -359,25 +421,43 @@ class Rig:
             self.report(worker)
         worker.claim(count)
 
-    def run(self, worker: FakeWorker, fates: Iterable[str]) -> None:
-        """The worker runs claimed items: `ok`, `retry` (fails, may be tried again), `fatal` (fails for good)."""
-        for fate in fates:
-            if not worker.to_run:
-                return
-            given = self._begin(worker)
-            if fate == "ok":
-                worker.unsent.append((given, given.call()))
-            else:
-                failure = Failure(0, "raised", "Failed", str(given.item), "", b"", fate == "retry")
-                worker.unsent.append((given, failure))
-
-    def _begin(self, worker: FakeWorker) -> Given:
-        given = worker.begin()
+    def begin(self, worker: FakeWorker) -> None:
+        """The worker begins the next claimed item, and does not end it."""
+        given = worker.begin(self.now)
         record = self.records[given.item]
         record.starts += 1
         assert given.attempt == record.failures + record.crashes + 1
         assert record.end is None, "it was run after it had ended"
-        return given
+        assert record.starts == 1 or not record.task.options.at_most_once, "it was run a second time"
+        assert worker.unsent == [] or not record.task.options.at_most_once, "it is not alone on its lane"
+
+    def run(self, worker: FakeWorker, fates: Iterable[str]) -> None:
+        """The worker ends what it runs, and runs claimed items.
+
+        `ok`; `retry` (fails; may be tried again unless the task's options say otherwise); `fatal` (fails for good);
+        `after` (asks to be run again in 7 s); `heed` (stops if it was told to).
+        """
+        for fate in fates:
+            if not worker.running:
+                if not worker.to_run:
+                    return
+                self.begin(worker)
+            given = worker.running
+            assert given is not None
+            worker.end(self._outcome(given, fate))
+
+    def _outcome(self, given: Given, fate: str) -> object:
+        record, message = self.records[given.item], str(given.item)
+        verdict = record.task.options.verdict
+        if fate == "fatal":
+            return Failure(0, "result", "Failed", message, "", b"", retry=False)
+        if fate == "retry":
+            return failures.raised(0, OSError(message), verdict)
+        if fate == "after":
+            return failures.raised(0, Retry(7.0, message), verdict)
+        if fate == "heed" and record.stopping:
+            return failures.raised(0, JobCancelled(message), verdict)
+        return given.call()
 
     def report(self, worker: FakeWorker, count: int = MAX_ITEMS, *, seconds: float = 0.001, idle: float = 0.0) -> None:
         """The worker's report of its first so many outcomes arrives."""
@@ -396,10 +476,20 @@ class Rig:
         if not isinstance(outcome, Failure):
             return given.item, "done"
         record = self.records[given.item]
+        if record.stopping:
+            record.heeded += 1
+            return given.item, "cancelled"
         if outcome.retry and record.failures < record.task.options.retries:
-            record.failures += 1
+            self._pause(record, outcome.after)
             return None
         return given.item, "failed"
+
+    def _pause(self, record: Record, after: float | None) -> None:
+        """A job has failed, and waits for its next attempt."""
+        record.failures += 1
+        options = record.task.options
+        pause = min(options.backoff * 2 ** (record.failures - 1), options.max_backoff)  # there is no jitter here
+        record.due = self.now + (pause if after is None else after)
 
     def work(self, worker: FakeWorker, fate: str = "ok", count: int = MAX_ITEMS, **measured: float) -> None:
         """The worker claims, runs and reports up to so many items of its next batch, all with one fate."""
@@ -410,37 +500,108 @@ class Rig:
 
     def die(self, worker: FakeWorker, *, running: bool = False, late: bool = False) -> None:
         """The worker dies: `running` the next item it has claimed, or between two items; `late`: killed for its job."""
-        if running and worker.to_run:
-            given = self._begin(worker)
-            worker.unsent.append((given, None))
-        unreported = {given.position: given.item for given, _ in worker.unsent}
-        for item in unreported.values():
+        if running and not worker.running and worker.to_run:
+            self.begin(worker)
+        held = worker.holds()
+        begun = {given.position: given.item for given, _ in worker.unsent}
+        if worker.running:
+            begun[worker.running.position] = worker.running.item
+        for item in begun.values():
             self.records[item].lost += 1
-        expected: list[tuple[Item, str]] = []
-        culprit = unreported.get(-1 if worker.cursor is None else worker.cursor)
-        if culprit is not None:
-            record = self.records[culprit]
-            options = record.task.options
-            if late and record.failures < options.retries:
-                record.failures += 1
-                record.late += 1
-            elif not late and record.crashes < options.crash_retries:
-                record.crashes += 1
-            else:
-                expected.append((culprit, "timeout" if late else "poison"))
+        expected = self._unwanted(held)
+        culprit = begun.get(-1 if worker.cursor is None else worker.cursor)
+        if culprit is not None and not self.records[culprit].stopping:
+            end = self._charge(self.records[culprit], late=late)
+            expected += [(culprit, end)] if end else []
         del self.workers[worker.number]
         for finished in self.ventilator.on_lost(worker.number, worker.cursor, KILLED, self.now, late=late):
             deliver(finished, None, None, pid=worker.number)
         self._settle(expected)
 
+    def _charge(self, record: Record, *, late: bool) -> str | None:
+        """The worker of a job has died while running it: return how it ends, or None."""
+        options = record.task.options
+        if late:
+            tried_again = options.retry_on is None and JobTimeout not in options.no_retry_on
+            if record.failures < options.retries and tried_again:
+                self._pause(record, None)
+                record.late += 1
+                return None
+            return "timeout"
+        if options.at_most_once:
+            return "lost"
+        if record.crashes < options.crashes_allowed:
+            record.crashes += 1
+            return None
+        return "poison"
+
+    def _unwanted(self, given: Iterable[Given]) -> list[tuple[Item, str]]:
+        """How those of some jobs end that come back to the head and are not wanted any more."""
+        return [(each.item, "cancelled") for each in given if self.records[each.item].stopping]
+
     def recall(self, worker: FakeWorker) -> int:
         """Take back what the worker has not claimed."""
-        claimed, expected = worker.recalled()
+        back = worker.unclaimed()
+        claimed = worker.recalled()
         taken = self.ventilator.on_recalled(self.books(worker), claimed, self.now)
-        assert taken == expected
+        assert taken == len(back)
         assert self.books(worker).cut == worker.cut
-        self._settle()
+        self._settle(self._unwanted(back))
         return taken
+
+    # --- stopping and timing ---
+
+    def stop(self, job: Slice, *, busy: bool = False) -> None:
+        """The head is asked to stop a job wherever it is. `busy`: its worker is claiming, so there is no recall."""
+        item, record = (0, job.first), self.records[0, job.first]
+        assert job.gate is not None
+        if job.gate.acquire(False):
+            if self.ventilator.on_cancel(job):
+                cancel([job])
+                self._settle([(item, "cancelled")])
+                return
+            assert record.end, "its gate was free, and it could not be cancelled"
+            job.gate.release()
+            return
+        lane = self.ventilator.on_stop(job)
+        assert (lane is None) == (job in self.cancelling or record.end is not None)
+        if lane is None:
+            return
+        if not record.stopping:
+            record.stopping, record.asked_at = True, self.now
+        self._settle()
+        if not busy:
+            self.recall(self.workers[lane.number])
+
+    def keep_time(self) -> list[int]:
+        """Stop and kill what shall be, as the timekeeper does; return the numbers of the lanes whose workers died."""
+        killed = []
+        for lane in list(self.ventilator.timed.values()):
+            worker = self.workers[lane.number]
+            cursor = -1 if worker.cursor is None else worker.cursor
+            action, again = judge(lane, cursor, worker.started if worker.running else None, self.now)
+            if action is not Action.NOTHING:
+                self._check_sentence(worker, action)
+            if again is None:
+                del self.ventilator.timed[lane.number]
+            if action is Action.KILL:
+                killed.append(lane.number)
+                self.die(worker, late=cursor not in lane.stopping)
+        self._settle()
+        return killed
+
+    def _check_sentence(self, worker: FakeWorker, action: Action) -> None:
+        """Only that job is stopped, or killed, which shall be."""
+        (item,) = [each.item for each in worker.holds() if each.position == worker.cursor]
+        record = self.records[item]
+        options = record.task.options
+        if record.stopping:
+            assert action is Action.STOP or self.now >= record.asked_at + options.grace
+            return
+        assert worker.running, "it has ended, and its outcome is on its way"
+        assert options.timeout is not None
+        elapsed = self.now - worker.started
+        assert elapsed >= options.timeout + (options.grace if action is Action.KILL else 0)
 
     # --- cancelling ---
 
@@ -476,6 +637,8 @@ class Rig:
     def _settle(self, expected: Iterable[tuple[Item, str]] = ()) -> None:
         """The owners have been told exactly what was expected; then all books are right."""
         self.failed = True
+        stopped, self.ventilator.stopped = self.ventilator.stopped, []
+        cancel(stopped)
         expected = sorted(expected)
         assert sorted(self.ended) == expected
         for item, end in expected:
@@ -511,9 +674,9 @@ class Rig:
         """Drive everything to its end: all that waits is run, by new workers where there are none."""
         for job in list(self.cancelling):
             self.end_cancel(job)
-        for _ in range(1000):
-            if not self.ventilator.pending:
-                break
+        idle = 0
+        while self.ventilator.pending:
+            before = self.ventilator.pending
             self.now += 100.0
             states = {lane.state for lane in self.ventilator.lanes.values()}
             if not states & {LaneState.READY}:
@@ -521,14 +684,15 @@ class Rig:
             self.dispatch()
             for worker in list(self.workers.values()):
                 self._finish_worker(worker)
-        assert not self.ventilator.pending, "it never comes to an end"
+            idle = 0 if self.ventilator.pending < before else idle + 1
+            assert idle < 10, "it never comes to an end"
         assert all(record.end for record in self.records.values())
         for worker in list(self.workers.values()):
             assert not self.books(worker).outstanding
             self.die(worker)
 
     def _finish_worker(self, worker: FakeWorker) -> None:
-        self.run(worker, ["ok"] * len(worker.to_run))
+        self.run(worker, ["ok"] * (len(worker.to_run) + bool(worker.running)))
         while self.books(worker).outstanding:
             before = self.books(worker).outstanding
             self.work(worker)
@@ -540,20 +704,65 @@ class Rig:
 def check_send(send: Send) -> None:
     """A batch is within its lane's credit, in items and in bytes."""
     lane, batch = send.lane, send.batch
-    assert lane.state is LaneState.READY
     assert 0 < batch.count <= MAX_ITEMS
     before = [other for other in lane.batches if other.position < batch.position]
     earlier = SimpleNamespace(batches=before, received=lane.received, target=lane.target)
     left = lane.target - Lane.expected(earlier)  # type: ignore[arg-type]
     seconds = batch.task.run_time.seconds
-    credit = 1 if seconds is None else max(1, int(left / seconds))
+    alone = batch.task.options.at_most_once
+    credit = 1 if seconds is None or alone else max(1, int(left / seconds))
     whole = isinstance(batch.slices[0].payload, Items)
-    if whole and lane.budget is None and seconds is not None:
+    if whole and lane.budget is None and seconds is not None and not alone:
         credit += int(SPLIT_SECONDS / seconds)  # what is not worth a message of its own
     assert batch.count <= credit
     held = sum(other.nbytes for other in before)
     assert len(batch.slices) == 1 or held + batch.nbytes <= MAX_BYTES
     assert not before or held < MAX_BYTES // 2
+
+
+class Takes(NamedTuple):
+    """What of the room a lane takes with all that it holds."""
+
+    cpus: int
+    memory: int
+
+
+def takes(rig: Rig, tasks: Iterable[TaskBooks]) -> Takes:
+    """A worker takes what the largest of its jobs does; nobody takes more cpus than there are."""
+    options = [task.options for task in tasks]
+    cpus = max((each.cpus for each in options), default=0)
+    return Takes(min(cpus, rig.room.cpus), max((each.memory or 0 for each in options), default=0))
+
+
+def fit(rig: Rig, taken: list[Takes]) -> bool:
+    room = rig.room
+    memory = sum(each.memory for each in taken)
+    return sum(each.cpus for each in taken) <= room.cpus and (room.memory is None or memory <= room.memory)
+
+
+def held_by(lane: Lane) -> list[TaskBooks]:
+    return [batch.task for batch in lane.batches]
+
+
+def check_room(rig: Rig) -> None:
+    """Once there was a job that wants room, what has just been sent fits beside all else."""
+    lanes = [lane for lane in rig.ventilator.lanes.values() if lane.batches]
+    if any(record.task.singular for record in rig.records.values()):
+        assert fit(rig, [takes(rig, held_by(lane)) for lane in lanes]), "more was sent than there is room"
+
+
+def check_line(rig: Rig) -> None:
+    """After a dispatch nothing waits that could be sent, and what waits for room is the first in the line."""
+    ventilator = rig.ventilator
+    if not ventilator._round or not ventilator._open:
+        return
+    first = ventilator._round[0]
+    assert ventilator._blocked, "work was not sent that could have been"
+    for lane in ventilator._open.values():
+        alone = first.options.at_most_once or any(task.options.at_most_once for task in held_by(lane))
+        others = [takes(rig, held_by(other)) for other in ventilator.lanes.values() if other is not lane]
+        with_it = takes(rig, [first, *held_by(lane)])
+        assert (lane.batches and alone) or not fit(rig, [with_it, *others]), f"it could have gone to lane {lane.number}"
 
 
 def check_books(rig: Rig) -> None:
@@ -590,7 +799,8 @@ def check_delayed(rig: Rig) -> None:
         assert job.count == 1
         assert job.state in (State.DELAYED, State.CANCELLED)
         assert job.failures > 0
-        assert due <= rig.now + 2 * job.task.options.max_backoff
+        record = rig.records[job.task.map_number, job.first]
+        assert record.end == "cancelled" or due == record.due, "it does not wait as long as it should"
         check_history(rig, job)
 
 
@@ -609,13 +819,28 @@ def check_lane(rig: Rig, lane: Lane) -> None:
         assert len(batch.slices) in (1, batch.count)
         position = batch.end
         assert batch.task.options.timeout is None or lane.number in rig.ventilator.timed
+        assert not batch.task.options.at_most_once or lane.outstanding == 1, "it is not alone on its lane"
         for slice_ in batch.rest(max(0, lane.received - batch.position)):
             assert slice_.state is State.ASSIGNED
             check_history(rig, slice_)
     assert position == lane.dispatched
+    check_stopping(rig, lane)
     budget = rig.budgets[lane.number]
     assert lane.budget == (None if budget is None else budget - lane.dispatched)
     assert lane.budget is None or lane.budget >= 0
+
+
+def check_stopping(rig: Rig, lane: Lane) -> None:
+    """The lane knows the positions of exactly those jobs that shall be stopped, and somebody looks at it."""
+    unwanted = set()
+    for batch in lane.batches:
+        if not batch.task.map_number:
+            for position, job in enumerate(batch.slices, batch.position):
+                assert position < lane.received or job.stopping == rig.records[0, job.first].stopping
+                if job.stopping and position >= lane.received:
+                    unwanted.add(position)
+    assert lane.stopping.keys() == unwanted, "another job would be stopped"
+    assert not unwanted or lane.number in rig.ventilator.timed
 
 
 def check_history(rig: Rig, slice_: Slice) -> None:

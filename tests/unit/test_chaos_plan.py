@@ -1,14 +1,16 @@
 """The chaos test's plan: the seed decides all of it, today and on every Python; amounts are read as they are meant."""
 
+import re
 from collections.abc import Callable
 from itertools import islice, takewhile
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztasks.chaos.__main__ import EPILOG
+from ztasks.chaos.__main__ import EPILOG, command
 from ztasks.chaos.plan import (
     CLOSING_SECONDS,
     DEFAULTS,
@@ -16,6 +18,7 @@ from ztasks.chaos.plan import (
     MILD,
     PAUSES,
     PHASES,
+    SHORTHANDS,
     SIZES,
     SLEEPS,
     STRIKES,
@@ -25,6 +28,7 @@ from ztasks.chaos.plan import (
     _sample,
     parse_faults,
 )
+from ztasks.chaos.tally import CAUSES
 from ztasks.errors import InvalidOption
 
 EVERYTHING = "kill=5,freeze=3,fail=5%,exit=2%,segfault=2%,hang=1%,slow=3%,large=3%"
@@ -240,6 +244,20 @@ def test_amounts_that_make_no_sense(text: str, message: str) -> None:
         parse_faults(text)
 
 
+# --- the documentation ---
+
+
 def test_the_help_names_all_faults_and_the_defaults() -> None:
     assert DEFAULTS in EPILOG
-    assert all(kind in EPILOG for kind in (*STRIKES, *JOB_FAULTS))
+    assert all(kind in EPILOG for kind in (*STRIKES, *JOB_FAULTS, *SHORTHANDS, "none"))
+
+
+def test_the_page_names_all_faults_options_exit_codes_and_causes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chaos.md").read_text()
+    flags = {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
+    assert {flag for flag in flags if not re.search(rf"`{flag}\b", page)} == set()
+    assert DEFAULTS in page
+    assert {kind for kind in (*STRIKES, *JOB_FAULTS, *SHORTHANDS) if f"`{kind}`" not in page} == set()
+    told = set(re.findall(r"^  (\d+) ", EPILOG, re.MULTILINE))
+    assert set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE)) == told
+    assert {cause for cause in CAUSES if cause.removesuffix(" as planned") not in page} == set()

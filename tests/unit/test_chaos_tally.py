@@ -154,10 +154,6 @@ def hung(book: Book) -> None:
     book.fail(JobTimeout("late"))
 
 
-def hung_and_did_not_heed_it(book: Book) -> None:
-    book.fault("hang", book.begin())
-
-
 def failed_by_itself(book: Book) -> None:
     book.fail(ValueError("no"))
 
@@ -190,7 +186,6 @@ def another_was_killed(book: Book) -> None:
         (lost_with_another_that_crashed, "ended, but its result was lost with its worker"),
         (failed_as_planned, "failed as planned"),
         (hung, "ran out of time"),
-        (hung_and_did_not_heed_it, "ran out of time"),
         (failed_by_itself, "failed by itself"),
         (died_by_itself, ALONE),
         (ran_for_no_reason, UNEXPLAINED),
@@ -205,6 +200,20 @@ def test_why_a_job_was_executed_again(book: Book, happens: Callable[[Book], None
     assert duplicates(tally) == {cause: 1}
     assert (tally.executions, tally.succeeded, tally.losses) == (2, 1, [])
     assert len(tally.repeated) == (cause == UNEXPLAINED)
+
+
+@pytest.mark.parametrize("happens", [died_by_itself, ran_for_no_reason])
+@pytest.mark.parametrize(("timeout", "late"), [(1.0, True), (4.0, False), (None, False)])
+def test_what_a_timeout_explains(
+    book: Book, happens: Callable[[Book], None], timeout: float | None, late: bool
+) -> None:
+    """A job may be stopped while its result is pickled, and be killed with its worker while that is frozen."""
+    happens(book)
+    book.now += 2_000 * MS
+    book.outcomes.take(0, book.run(pid=OTHER))
+    tally = book.tally(timeout=timeout, harmless=True)
+    assert (duplicates(tally) == {"ran out of time": 1}) == late
+    assert len(tally.repeated) == (not late)
 
 
 def test_the_result_that_counts_need_not_be_the_last(book: Book) -> None:

@@ -45,7 +45,7 @@ def test_accepted(name: str, value: Any, kept: Any) -> None:
     [
         ("name", ""), ("name", 3), ("name", b"resize"),
         ("retries", -1), ("retries", 1.0), ("retries", True), ("retries", "3"), ("retries", None),
-        ("crash_retries", -1), ("crash_retries", None),
+        ("crash_retries", -1), ("crash_retries", "many"),
         ("backoff", -1), ("backoff", None), ("backoff", "soon"), ("backoff", math.inf), ("backoff", True),
         ("max_backoff", -0.1), ("max_backoff", math.nan),
         ("jitter", -0.1), ("jitter", 1.1), ("jitter", math.nan), ("jitter", True), ("jitter", "20%"),

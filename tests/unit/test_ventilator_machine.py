@@ -10,29 +10,43 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ztasks.core.slices import Slice
+from ztasks.core.room import Room
+from ztasks.core.slices import Slice, State
+from ztasks.errors import JobTimeout
 
 PICK = st.integers(0, 5)
 """Picks one of those that are there."""
 
 BUDGET = st.sampled_from([None, None, None, 1, 2, 7])
 COUNT = st.sampled_from([1, 2, 3, 5, 12, 40])
-FATES = st.lists(st.sampled_from(["ok", "ok", "retry", "fatal"]), min_size=1, max_size=8)
+FATES = st.lists(st.sampled_from(["ok", "ok", "retry", "fatal", "after", "heed"]), min_size=1, max_size=8)
 SECONDS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.03, 5.0])
 
 
-class VentilatorMachine(RuleBasedStateMachine):
-    """Submit, work, fail, die, recall, cancel, leave, close: in any order each job ends exactly once."""
+ROOMS = st.sampled_from([None, None, Room(1), Room(2, 10), Room(3, 6), Room(3)])
+"""None: there are no jobs that need room; a ventilator goes other ways then."""
 
-    @initialize(known=st.sampled_from([None, 1e-6, 2e-3]), first=BUDGET, second=BUDGET)
-    def open(self, known: float | None, first: int | None, second: int | None) -> None:
+
+class VentilatorMachine(RuleBasedStateMachine):
+    """Submit, work, fail, die, recall, cancel, stop, leave, close: in any order each job ends exactly once."""
+
+    @initialize(known=st.sampled_from([None, 1e-6, 2e-3]), first=BUDGET, second=BUDGET, room=ROOMS)
+    def open(self, known: float | None, first: int | None, second: int | None, room: Room | None) -> None:
         self.closed = False
-        self.rig = rig = Rig()
-        self.jobs = [rig.task(), rig.task(retries=2, backoff=0.5, crash_retries=0, timeout=5.0)]
+        self.rig = rig = Rig(room=room or Room(1000))
+        wants: dict[str, Any] = {"cpus": 2, "memory": 4} if room else {}
+        once: dict[str, Any] = {"at_most_once": True} if room else {}
+        self.jobs = [
+            rig.task(),
+            rig.task(retries=2, backoff=0.5, crash_retries=0, timeout=5.0, grace=1.0, no_retry_on=JobTimeout),
+            rig.task(retries=1, retry_on=OSError, max_backoff=2.0, timeout=2.0, **wants),
+            rig.task(timeout=5.0, grace=0.0, **once),
+        ]
         self.maps = [
             rig.task("one", map_number=1, crash_retries=1),
-            rig.task("star", map_number=2, retries=1, detail=True),
+            rig.task("star", map_number=2, retries=1, retry_on=LookupError, detail=True, **wants),
             rig.task("one", map_number=3, retries=3, backoff=0.0),
+            rig.task("one", map_number=4, **once),
         ]
         for task in rig.tasks:
             task.run_time.seconds = known
@@ -42,12 +56,12 @@ class VentilatorMachine(RuleBasedStateMachine):
     # --- the caller ---
 
     @precondition(lambda self: not self.closed)
-    @rule(pick=st.integers(0, 1), count=st.integers(1, 9), ballast=st.sampled_from([0, 0, 0, 70_000]))
+    @rule(pick=st.integers(0, 3), count=st.integers(1, 9), ballast=st.sampled_from([0, 0, 0, 70_000]))
     def submit(self, pick: int, count: int, ballast: int) -> None:
         self.rig.submit(self.jobs[pick], count, ballast)
 
     @precondition(lambda self: not self.closed)
-    @rule(pick=st.integers(0, 2), count=COUNT)
+    @rule(pick=st.integers(0, 3), count=COUNT)
     def submit_slice(self, pick: int, count: int) -> None:
         self.rig.submit_slice(self.maps[pick], count)
 
@@ -61,6 +75,13 @@ class VentilatorMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def end_cancel(self, pick: int) -> None:
         self.rig.end_cancel(self.rig.cancelling[pick % len(self.rig.cancelling)])
+
+    @precondition(lambda self: self.rig.jobs)
+    @rule(pick=PICK, busy=st.booleans())
+    def stop(self, pick: int, busy: bool) -> None:
+        held = [job for job in self.rig.jobs if job.state is State.ASSIGNED]
+        jobs = held or self.rig.jobs  # wherever they are, and also when they have ended
+        self.rig.stop(jobs[-1 - pick % len(jobs)], busy=busy)
 
     @precondition(lambda self: self.rig.records)
     @rule(pick=PICK)
@@ -94,7 +115,7 @@ class VentilatorMachine(RuleBasedStateMachine):
 
     @rule(pick=PICK, running=st.booleans(), late=st.booleans(), budget=BUDGET)
     def die(self, pick: int, running: bool, late: bool, budget: int | None) -> None:
-        worker = self.worker(pick, lambda worker: worker.to_run or worker.unsent) or self.worker(pick)
+        worker = self.worker(pick, FakeWorker.is_busy) or self.worker(pick)
         self.rig.die(worker, running=running, late=late)
         self.rig.start(budget)
 
@@ -103,6 +124,15 @@ class VentilatorMachine(RuleBasedStateMachine):
     @rule()
     def dispatch(self) -> None:
         self.rig.dispatch()
+
+    @rule(unsendable=st.integers(0, 2))
+    def dispatch_without_memory(self, unsendable: int) -> None:
+        self.rig.dispatch(unsendable)
+
+    @rule()
+    def keep_time(self) -> None:
+        for _ in self.rig.keep_time():
+            self.rig.start()
 
     @rule(seconds=st.sampled_from([0.001, 0.6, 3.0]))
     def time_passes(self, seconds: float) -> None:
@@ -123,13 +153,18 @@ class VentilatorMachine(RuleBasedStateMachine):
     @rule(pick=PICK, count=COUNT)
     def claim(self, pick: int, count: int) -> None:
         worker = self.worker(pick)
-        if not worker.to_run:
+        if not (worker.to_run or worker.running):
             self.rig.claim(worker, count)
 
-    @precondition(lambda self: any(worker.to_run for worker in self.rig.workers.values()))
+    @precondition(lambda self: self.worker(0, lambda worker: worker.to_run and not worker.running))
+    @rule(pick=PICK)
+    def begin(self, pick: int) -> None:
+        self.rig.begin(self.worker(pick, lambda worker: worker.to_run and not worker.running))
+
+    @precondition(lambda self: self.worker(0, lambda worker: worker.to_run or worker.running))
     @rule(pick=PICK, fates=FATES)
     def run(self, pick: int, fates: list[str]) -> None:
-        self.rig.run(self.worker(pick, lambda worker: worker.to_run), fates)
+        self.rig.run(self.worker(pick, lambda worker: worker.to_run or worker.running), fates)
 
     @precondition(lambda self: any(worker.unsent for worker in self.rig.workers.values()))
     @rule(pick=PICK, count=COUNT, seconds=SECONDS, idle=st.sampled_from([0.0, 1.0]))
@@ -138,19 +173,22 @@ class VentilatorMachine(RuleBasedStateMachine):
 
     @rule(
         pick=PICK, claim=COUNT, fates=FATES, count=st.integers(0, 5), seconds=SECONDS,
-        then=st.sampled_from(["nothing", "recall", "die", "die running"]), late=st.booleans(),
+        then=st.sampled_from(["nothing", "recall", "begin", "die", "die running"]), late=st.booleans(),
     )  # fmt: skip
     def work(self, pick: int, claim: int, fates: list[str], count: int, seconds: float, then: str, late: bool) -> None:
         """Much of all this at once, to get deeper in as many steps."""
         self.rig.dispatch()
         worker = self.worker(pick, lambda worker: worker.waiting) or self.worker(pick)
-        if not worker.to_run:
+        if not (worker.to_run or worker.running):
             self.rig.claim(worker, claim)
         self.rig.run(worker, fates)
         if worker.unsent and count:
             self.rig.report(worker, count, seconds=seconds)
         if then == "recall":
             self.rig.recall(worker)
+        elif then == "begin":
+            if worker.to_run and not worker.running:
+                self.rig.begin(worker)
         elif then != "nothing":
             self.rig.die(worker, running=then == "die running", late=late)
             self.rig.start()
@@ -184,12 +222,16 @@ class VentilatorMachine(RuleBasedStateMachine):
 
 def check_record(record: Record) -> None:
     """Each start was followed by one of: the end, a failure that is tried again, the loss of its outcome."""
+    options = record.task.options
     reported = record.end in ("done", "failed")
-    assert record.starts == reported + record.failures - record.late + record.lost
-    assert record.crashes + (record.end in ("poison", "timeout")) <= record.lost
-    assert record.failures <= record.task.options.retries
-    assert record.crashes <= record.task.options.crash_retries
-    assert record.starts >= 1 or record.end == "cancelled"
+    assert record.starts == reported + record.heeded + record.failures - record.late + record.lost
+    assert record.crashes + (record.end in ("poison", "timeout", "lost")) <= record.lost
+    assert record.failures <= options.retries
+    assert record.crashes <= options.crashes_allowed
+    assert record.starts >= 1 or record.end in ("cancelled", "unsendable")
+    assert record.starts <= 1 or not options.at_most_once
+    assert record.end != "lost" or options.at_most_once
+    assert record.end != "poison" or not options.at_most_once
 
 
 VentilatorMachine.TestCase.settings = settings(

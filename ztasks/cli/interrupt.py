@@ -1,4 +1,4 @@
-"""Ctrl-C in a run: the first drains, the second kills.
+"""The signals that end a run: the first Ctrl-C or SIGTERM drains, the second kills; SIGHUP kills.
 
 A signal handler runs between any two steps of the main thread, which may hold any lock. So it only leaves a word in a
 queue, and a thread of its own does what is asked: that also works while the main thread is stuck in a write.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final, Literal
@@ -20,7 +21,48 @@ KILL_SECONDS: Final = 0.7
 ABANDON_SECONDS: Final = 5.0
 """The same when it is not the user who waits."""
 
-Word = Literal["interrupt", "kill", "end"]
+DRAINING: Final = (signal.SIGINT, signal.SIGTERM)
+"""Signals of which the first lets what runs finish."""
+
+ENDED_BY: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal is gone"}
+"""The signals that end a run, with the word for it."""
+
+SIGNALLED: Final = 128
+"""Plus the number of a signal: the exit code of what it has ended, as shells have it."""
+
+Word = signal.Signals | Literal["abandon", "end"]
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came before the run had begun, or when it was over: nothing needs to be drained."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = signal.Signals(number)
+
+
+class Ending:
+    """How a block was ended that a signal may end."""
+
+    exit_code: int = 0
+
+
+@contextmanager
+def ended_by_signal() -> Iterator[Ending]:
+    """Where no `Stopper` sees to them, SIGTERM and SIGHUP end this block in order, as an exception would."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended(number)
+
+    ending, handlers = Ending(), _handle((signal.SIGTERM, signal.SIGHUP), end)
+    try:
+        yield ending
+    except Ended as ended:
+        ending.exit_code = SIGNALLED + ended.number
+        with suppress(OSError):
+            os.write(2, f"ztasks: {ENDED_BY[ended.number]}\n".encode())
+    finally:
+        _give_back(handlers)
 
 
 class Stopper:
@@ -37,7 +79,8 @@ class Stopper:
         last_words: Callable[[], None],
         exit_code: Callable[[], int],
     ) -> None:
-        self.interrupted = False
+        self.signal: signal.Signals | None = None
+        """The first one that came."""
         self.killed = threading.Event()
         self._drain = drain
         self._kill = kill
@@ -46,39 +89,54 @@ class Stopper:
         self._words: SimpleQueue[Word] = SimpleQueue()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ztasks-stopper", daemon=True)
-        self._handler: Any = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stopper:
         self._thread.start()
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored: the shell runs us in the background
-            self._handler = signal.signal(signal.SIGINT, self._on_signal)
+        self._handlers = _handle(tuple(ENDED_BY), self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._words.put("end")
         self._thread.join()
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        _give_back(self._handlers)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
 
     def abandon(self) -> None:
         """Kill at once: nobody wants the results any more. Any thread, with any lock."""
-        self._words.put("kill")
+        self._words.put("abandon")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._words.put("interrupt")  # SimpleQueue.put may be called in a signal handler
+        self._words.put(signal.Signals(number))  # SimpleQueue.put may be called in a signal handler
 
     def _run(self) -> None:
         while (word := self._words.get()) != "end":
-            if word == "interrupt" and not self.interrupted:
-                self.interrupted = True
+            first = self.signal is None
+            if word != "abandon" and first:
+                self.signal = word
+            if word in DRAINING and first and not self.killed.is_set():
                 self._drain()
             elif not self.killed.is_set():
-                self.interrupted = self.interrupted or word == "interrupt"
                 self.killed.set()
                 killer = threading.Thread(target=self._kill, name="ztasks-kill", daemon=True)
                 killer.start()
-                if not self._ended.wait(KILL_SECONDS if word == "interrupt" else ABANDON_SECONDS):
+                if not self._ended.wait(ABANDON_SECONDS if word == "abandon" else KILL_SECONDS):
                     killer.join(KILL_SECONDS / 7)  # it is the main thread that is stuck: let the executor be closed
                     self._last_words()
                     os._exit(self._exit_code())
+
+
+def _handle(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> dict[Any, Any]:
+    """Set the handler of signals; return those they had. What is ignored stays so: nohup, or a shell's background."""
+    found = {number: signal.getsignal(number) for number in numbers}
+    return {number: signal.signal(number, handler) for number, had in found.items() if had is not signal.SIG_IGN}
+
+
+def _give_back(handlers: dict[Any, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -34,8 +34,10 @@ Exit codes:
   0    all jobs succeeded (or there was no input)
   1    some jobs failed, or the run could not go on
   2    wrong usage: nothing was run
+  129  the terminal was closed (SIGHUP); jobs that ran were killed
   130  interrupted by Ctrl-C
   141  the reader of the output went away, as with `| head`
+  143  ended by SIGTERM, as by Ctrl-C
 """
 
 
@@ -115,15 +117,16 @@ def command(
     --lines and --jsonl give, read while the jobs run. After -- an ARG may begin with a dash.
 
     Records are written as jobs finish. What jobs print goes to stderr, as do progress and summary. A job whose worker
-    crashes is run again, so jobs should bear being repeated. Ctrl-C lets the jobs that run finish; a second one kills
-    them.
+    crashes is run again, so jobs should bear being repeated. Ctrl-C and SIGTERM let the jobs that run finish; a second
+    one kills them.
     """
+    from ztasks.cli.interrupt import ended_by_signal
     from ztasks.cli.target import load
 
     with _refusals():
         at_a_time = workers_for(workers, cpus_per_job, memory_per_job, gpus)
     settings = Settings(at_a_time, gpus, retries, ordered, not quiet, not (quiet or no_progress))
-    with ExitStack() as stack:
+    with ended_by_signal() as ending, ExitStack() as stack:
         stdout = stack.enter_context(_own_stdout())
         with _refusals():
             loaded = load(target)
@@ -133,6 +136,7 @@ def command(
         if file != stdout:
             stack.callback(os.close, file)
         return _run(loaded, inputs, file, settings)
+    return ending.exit_code
 
 
 def parse_workers(text: str | None) -> int:
@@ -224,8 +228,8 @@ def _close(running: Run, recorder: Recorder, settings: Settings) -> None:
         if recorder.marked:
             which = "1 result holds" if recorder.marked == 1 else f"{recorder.marked:,} results hold"
             notes.append(f'{which} what JSON cannot; it is written as {{"$repr": ...}}')
-        if running.interrupted:
-            notes.append("interrupted: inputs that had not been read have no record")
+        if running.ended_by:
+            notes.append(f"{running.ended_by}: inputs that had not been read have no record")
         _tell("ztasks: " + summarise(running.tally, running.seconds, settings.workers, notes))
 
 

@@ -9,6 +9,7 @@ makes all others. An input that was read has exactly one record at the end, unle
 from __future__ import annotations
 
 import errno
+import signal
 import threading
 from collections.abc import Iterator
 from time import monotonic
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ztasks.cli.activity import activity
 from ztasks.cli.inputs import BadInput, Inputs, Total, Unreadable
-from ztasks.cli.interrupt import Stopper
+from ztasks.cli.interrupt import ENDED_BY, SIGNALLED, Stopper
 from ztasks.cli.output import RecordWriter
 from ztasks.cli.progress import Pace, Plain, Reporter, status_text
 from ztasks.cli.records import Record, Recorder, from_outcome, from_unreadable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 OK: Final = 0
 SOME_FAILED: Final = 1
-INTERRUPTED: Final = 130
 READER_GONE: Final = 141
 """128 + SIGPIPE, as shells have it: nobody reads the output any more."""
 
@@ -89,8 +89,8 @@ class Run:
         error = self._writer.error
         if error is not None and error.errno == errno.EPIPE:
             return READER_GONE
-        if self.stopper.interrupted:
-            return INTERRUPTED
+        if self.stopper.signal is not None:
+            return SIGNALLED + self.stopper.signal
         return SOME_FAILED if self.tally.failed or self.problems else OK
 
     @property
@@ -99,9 +99,10 @@ class Run:
         return self.exit_code() == READER_GONE
 
     @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
-        return self.stopper.interrupted
+    def ended_by(self) -> str | None:
+        """The word for the signal that ended it, if one did."""
+        number = self.stopper.signal
+        return None if number is None else ENDED_BY[number]
 
     def look(self, now: float) -> tuple[str, int, Total | None]:
         """Return the status for the display."""
@@ -174,17 +175,20 @@ class Run:
         self.stopper.abandon()
 
     def _drain(self) -> None:
-        """The first Ctrl-C."""
+        """The first Ctrl-C, or SIGTERM."""
         self._inputs.stop()
         self._stream.cancel()
         self._writer.release()
         running, _, longest = activity(self._executor)
         what = f"; {running} running, the longest for {duration_text(longest)}" if running else ""
-        cure = "; press Ctrl-C again to kill them" if running else ""
-        self._reporter.say(f"interrupted: no new jobs{what}{cure}")
+        again = (
+            "press Ctrl-C again to kill them" if self.stopper.signal == signal.SIGINT else "a second SIGTERM kills them"
+        )
+        cure = f"; {again}" if running else ""
+        self._reporter.say(f"{self.ended_by}: no new jobs{what}{cure}")
 
     def _kill(self) -> None:
-        """The second Ctrl-C, or nobody wants the output."""
+        """The second Ctrl-C, SIGHUP, or nobody wants the output."""
         self._inputs.stop()
         self._stream.cancel()  # first: the stream then ends, instead of raising that it was cut off
         self._writer.release()

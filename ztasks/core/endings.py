@@ -24,7 +24,7 @@ def poison(job: Slice) -> Loss:
         job,
         "poison",
         f"a job of {_name(job)} was given up after {job.crashes + 1} of its workers died while running it "
-        f"(crash_retries={options.crash_retries}); the last: {_line(job.history[-1])}",
+        f"(crash_retries={options.crashes_allowed}); the last: {_line(job.history[-1])}",
         retry=False,
     )
 

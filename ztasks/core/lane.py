@@ -172,6 +172,15 @@ class Lane:
         if self.budget is not None:
             self.budget -= batch.count
 
+    def take_back(self) -> Batch:
+        """Take out the batch that was entered last: it has not been sent."""
+        batch = self.batches.pop()
+        self.dispatched -= batch.count
+        self.nbytes -= batch.nbytes
+        if self.budget is not None:
+            self.budget += batch.count
+        return batch
+
     def need(self, key: bytes) -> tuple[bool, tuple[bytes, ...]]:
         """Enter the use of a callable; tell whether it must be shipped, and which ones the worker shall forget."""
         if key in self.callables:

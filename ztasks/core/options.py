@@ -38,14 +38,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long a job may run before it is stopped with JobTimeout; None: for ever."""
     grace: float = 5.0
     """How long after its timeout a job may still clean up before its worker is killed."""
-    crash_retries: int = CRASH_RETRIES
-    """How often a job is run again whose worker died while it ran."""
+    crash_retries: int | None = None
+    """How often a job is run again whose worker died while it ran; None: twice, but never with `at_most_once`."""
     at_most_once: bool = False
     """A job that may have begun is never run again: with its worker it is lost. Rules out both kinds of retries."""
     cpus: int = 1
     """How many workers' share of the processors a job takes: so many fewer jobs run beside it."""
     memory: int | None = None
     """How many bytes a job takes: only as many jobs run at a time as fit into the executor's `memory`."""
+
+    @property
+    def crashes_allowed(self) -> int:
+        """How often a job is really run again whose worker died."""
+        if self.crash_retries is not None:
+            return self.crash_retries
+        return 0 if self.at_most_once else CRASH_RETRIES
 
     @property
     def verdict(self) -> Verdict:
@@ -64,8 +71,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidOption(
                 f"unknown option {', '.join(sorted(unknown))}; the options of a task are {', '.join(sorted(NAMES))}"
             )
-        if changes.get("crash_retries") and changes.get("at_most_once", self.at_most_once):
-            raise _excluded("crash_retries", changes["crash_retries"])
         return msgspec.structs.replace(self, **changes)
 
     def __post_init__(self) -> None:
@@ -73,8 +78,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             msgspec.structs.force_setattr(self, name, _checked(name, getattr(self, name)))
         if self.at_most_once:
-            if self.crash_retries == CRASH_RETRIES:  # nobody has asked for them
-                msgspec.structs.force_setattr(self, "crash_retries", 0)
             for name in ("retries", "crash_retries"):
                 if number := getattr(self, name):
                     raise _excluded(name, number)
@@ -92,6 +95,8 @@ def _checked(name: str, value: Any) -> Any:
         if value is not None and not (isinstance(value, str) and value):
             raise InvalidOption(f"name must be a string that is not empty, or None, not {shown(value)}")
         return value
+    if name == "crash_retries" and value is None:
+        return None
     if name in ("retries", "crash_retries"):
         return count(value, name)
     if name == "cpus":

@@ -99,7 +99,7 @@ class Ventilator:
             for batch in lane.batches:
                 if batch.task is job.task and job in batch.slices:
                     job.stopping = True
-                    lane.stopping[batch.position + batch.slices.index(job)] = None
+                    lane.stopping.setdefault(batch.position + batch.slices.index(job), None)
                     self.timed[lane.number] = lane
                     return lane
         return None
@@ -173,7 +173,7 @@ class Ventilator:
                 return True
         elif culprit.task.options.at_most_once:
             failure = lost(culprit)
-        elif culprit.crashes < culprit.task.options.crash_retries:
+        elif culprit.crashes < culprit.task.options.crashes_allowed:
             culprit.crashes += 1
             return False
         else:
@@ -195,15 +195,17 @@ class Ventilator:
         outcome.failures[0] = failure
         finished.append(outcome)
 
-    def on_unsendable(self, lane: Lane) -> list[Slice]:
-        """Take in that the batch that was dispatched last could not be sent; its jobs have failed, and are returned."""
-        batch = lane.batches.pop()
-        lane.dispatched -= batch.count
-        lane.nbytes -= batch.nbytes
+    def on_unsendable(self, lane: Lane, batch: Batch) -> list[Slice]:
+        """Take in that a batch could not be sent. Its jobs have failed, and are returned; what was to follow it is
+        queued again."""
+        self.on_leaving(lane.number)
+        again: list[Slice] = []
+        while (last := lane.take_back()) is not batch:
+            again[:0] = last.slices
         self.pending -= batch.count
         for slice_ in batch.slices:
             slice_.move(State.FAILED)
-        self.on_leaving(lane.number)
+        self._requeue(again)
         return batch.slices
 
     # --- outcomes come in ---
@@ -309,6 +311,8 @@ class Ventilator:
                 lane.nbytes -= batch.nbytes
         lane.cut += 1  # as the cell's has been, also when nothing came back
         taken = lane.dispatched - claimed
+        if lane.stopping:  # the positions will be another's
+            lane.stopping = {at: since for at, since in lane.stopping.items() if at < claimed}
         if taken > 0:
             lane.dispatched = claimed
             if lane.budget is not None:

@@ -56,8 +56,10 @@ class WorkerProcess:
         """Negative: the number of the signal that ended it. None while it lives."""
         self.reason = ""
         """Why it was killed by its parent."""
-        self.dumped_at: float | None = None
-        """When it was asked for its stack, being about to be killed."""
+        self.doomed: tuple[int, float] | None = None
+        """Which position it is about to be killed for, and when it was asked for its stack."""
+        self.killed_for: tuple[int, bool] | None = None
+        """The position of the job that it was killed for, and whether that had run out of time."""
         self.ended_at = 0
         """CLOCK_MONOTONIC nanoseconds when its end was noticed."""
         self.device: str | None = None
@@ -258,3 +260,15 @@ def write_stderr(lines: bytes) -> None:
         os.write(2, lines)
     except OSError:  # stderr is closed or full: there is nobody to tell
         return
+
+
+def guarded(output: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Wrap a caller's function for what workers write: whatever it does wrong must not stop the head."""
+
+    def pass_on(lines: bytes) -> None:
+        try:
+            output(lines)
+        except Exception as error:  # noqa: BLE001
+            write_stderr(f"ztasks: output= raised {type(error).__name__}: {error}\n".encode() + lines)
+
+    return pass_on

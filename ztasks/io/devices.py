@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 from ztasks.core.options import count
@@ -48,8 +49,8 @@ def find_devices(gpus: object) -> list[str]:
             )
         return available
     number = count(gpus, "gpus", 1)
-    if available and number > len(available):
-        raise InvalidOption(f"gpus={number}, but only {len(available)} can be used here: {', '.join(available)}")
+    if number > len(available) and (available or DEVICE_VARIABLE in os.environ):
+        raise InvalidOption(f"gpus={number}, but {len(available)} can be used here: {', '.join(available) or 'none'}")
     return available[:number] if available else [str(device) for device in range(number)]
 
 
@@ -57,7 +58,8 @@ def _available() -> list[str]:
     """Return the devices that this process may use: those it was told, else those the driver shows."""
     told = os.environ.get(DEVICE_VARIABLE)
     if told is not None:
-        return [name.strip() for name in told.split(",") if name.strip() and name.strip() != "-1"]
+        names = takewhile(lambda name: name != "-1", map(str.strip, told.split(",")))  # as CUDA reads it
+        return list(filter(None, names))
     try:
         found = [match[1] for name in os.listdir("/dev") if (match := _DEVICE_FILE.fullmatch(name))]
     except OSError:

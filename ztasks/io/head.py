@@ -20,12 +20,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from ztasks.core.lane import LaneState
 from ztasks.core.room import Room
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Send, Ventilator
 from ztasks.errors import ExecutorClosed, HeadFailed, TooLarge, WorkerLost, WorkersCannotStart
 from ztasks.io.budgets import Limits
-from ztasks.io.crew import Crew, write_stderr
+from ztasks.io.crew import Crew, guarded, write_stderr
 from ztasks.io.deliver import cancel, fail
 from ztasks.io.devices import Devices
 from ztasks.io.inbox import Inbox
@@ -88,7 +89,13 @@ class Head:
 
     def start(self) -> None:
         """Start the thread."""
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as error:
+            self._rundir.close()
+            self.inbox.wakeup.close()
+            self.inbox.end()
+            raise WorkersCannotStart(f"the head's thread cannot be started: {error}. Nothing was started.") from error
 
     def join(self) -> None:
         """Wait until everything has been closed."""
@@ -159,7 +166,7 @@ class Head:
             self._selector,
             self._rundir,
             budget=limits.max_tasks,
-            output=self._pass_on if self._output is not None else write_stderr,
+            output=write_stderr if self._output is None else guarded(self._output),
             post=self.post,
             give_up=self._break,
             replace=self._wants_replacement,
@@ -180,8 +187,7 @@ class Head:
         ventilator, inbox, looked = self._ventilator, self.inbox, 0.0
         while True:
             now = monotonic()
-            busy = self._sink.read(now)
-            busy = self._read_inbox() or busy
+            busy = self._sink.read(now) | self._read_inbox()
             self._dispatch(now)
             inbox.give_room()
             if busy and now - looked < LOOK_EVERY:
@@ -212,14 +218,6 @@ class Head:
         if self._stop_since is not None:
             due.append(max(0.0, self._stop_next - now))
         return min((seconds for seconds in due if seconds is not None), default=None)
-
-    def _pass_on(self, lines: bytes) -> None:
-        """Give what workers have written to the caller's function; whatever that does wrong must not stop the head."""
-        assert self._output is not None
-        try:
-            self._output(lines)
-        except Exception as error:  # noqa: BLE001
-            write_stderr(f"ztasks: output= raised {type(error).__name__}: {error}\n".encode() + lines)
 
     def _wants_replacement(self) -> bool:
         """Tell whether a worker that has gone shall have a successor."""
@@ -303,6 +301,8 @@ class Head:
 
     def _send(self, send: Send) -> None:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""
+        if send.lane.state is LaneState.LEAVING:  # a batch before it could not be sent; this one has been queued again
+            return
         lane = self._watch.lanes[send.lane.number]
         try:
             lane.send_batch(send)
@@ -315,7 +315,7 @@ class Head:
 
     def _give_up_batch(self, send: Send) -> None:
         """There is no memory to send this batch; its lane may be in the midst of a message, and is given up."""
-        jobs = self._ventilator.on_unsendable(send.lane)
+        jobs = self._ventilator.on_unsendable(send.lane, send.batch)
         fail(
             jobs,
             TooLarge(

@@ -59,6 +59,12 @@ class Inbox:
         if self.asleep and (self.hungry or type(item) is not Slice):
             self.wakeup.set()
 
+    def free(self, size: int) -> None:
+        """A job that holds so many bytes has ended."""
+        self.freed += size
+        if self._waiting:
+            self.post(_nothing)  # it looks for who waits
+
     def ask(self, call: Callable[[], T]) -> T | None:
         """Have something called in the head's thread, and return its value; None if it does not answer in time.
 
@@ -79,6 +85,8 @@ class Inbox:
         Raises TooLarge if it can never fit; then nothing of it is left in the books.
         """
         self.taken -= size
+        if self._waiting:  # it stood in their way for a moment
+            self._wake_waiting()
         if size > self.max_bytes:
             raise TooLarge(
                 f"the arguments of this job take {size} bytes, more than the byte budget of this executor, "
@@ -116,12 +124,13 @@ class Inbox:
     def end(self) -> None:
         """The head has ended: nobody shall wait any more."""
         self.ended.set()
-        with self._room:
+        with self._room:  # whoever comes to wait from now on sees that
             self._wake_waiting()
 
     def _wake_waiting(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().release()
+        with contextlib.suppress(IndexError):  # several threads may be at it
+            while True:
+                self._waiting.popleft().release()
 
 
 def _nothing() -> None:

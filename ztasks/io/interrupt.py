@@ -48,10 +48,13 @@ class Interruptible:
 
     def begin(self) -> None:
         """A job begins: note when. From now on it can be stopped; call this where its exceptions are caught."""
-        self._cell.fields[STARTED] = now = monotonic_ns()
+        fields = self._cell.fields
+        fields[STARTED] = now = monotonic_ns()
         if now >= self._arm_again:
             self._arm(now)
         self._running = True
+        if fields[STOP] == fields[CURSOR]:  # it was told so before it could be stopped
+            self._on_signal(STOP_SIGNAL, None)
 
     def end(self) -> None:
         """Nothing is raised any more; call this where the job's exceptions are caught."""

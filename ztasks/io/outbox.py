@@ -106,7 +106,7 @@ class Outbox:
 
     def _flush_late(self) -> None:
         """The helper thread: sleeps until it is armed, then looks every 5 ms, as long as there is something."""
-        while True:
+        while not self._closing:  # looked at after each `clear`: it may have come after the `set` of `close`
             self._armed.wait()
             if self._closing:
                 return

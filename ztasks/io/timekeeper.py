@@ -59,8 +59,10 @@ class Timekeeper:
             fields[STOP] = cursor
             worker.signal(STOP_SIGNAL)
         elif action is Action.KILL:
-            what = "its job was cancelled" if cursor in lane.stopping else "its job ran longer than its timeout"
-            return _kill(worker, f"ztasks did this because {what} and did not stop within its grace", now) or again
+            late = cursor not in lane.stopping
+            what = "its job ran longer than its timeout" if late else "its job was cancelled"
+            why = f"ztasks did this because {what} and did not stop within its grace"
+            return _kill(worker, why, now, late=late) or again
         return again
 
     def _keep_memory(self, now: float) -> float | None:
@@ -73,7 +75,7 @@ class Timekeeper:
                 if worker.exit_code is None and (size := resident(worker.pid)) > self._max_memory:
                     taken, limit = size >> 20, self._max_memory >> 20
                     why = f"ztasks did this because it took {taken} MiB of memory, more than the limit of {limit} MiB"
-                    if _kill(worker, why, now):
+                    if _kill(worker, why, now, late=False):
                         self._memory_at = now + DUMP_SECONDS
         return self._memory_at - now
 
@@ -90,23 +92,35 @@ class Timekeeper:
             self._ventilator.on_recalled(lane, claimed, now)
 
 
-def _kill(worker: WorkerProcess, why: str, now: float) -> float | None:
-    """Kill a worker once it has had the time to write down its stack; return in how many seconds to come again, or None
-    if it is done."""
-    if worker.dumped_at is None:
-        worker.dumped_at = now
+def _kill(worker: WorkerProcess, why: str, now: float, *, late: bool) -> float | None:
+    """Kill a worker for the job at its cursor, once it has had the time to write down its stack; return in how many
+    seconds to come again, or None if it is done."""
+    cursor = worker.cell.fields[CURSOR]
+    if worker.doomed is None or worker.doomed[0] != cursor:
+        worker.doomed = cursor, now
         worker.signal(DUMP_SIGNAL)
-    if now - worker.dumped_at < DUMP_SECONDS:
+    if now - worker.doomed[1] < DUMP_SECONDS:
         return DUMP_SECONDS
+    worker.killed_for = cursor, late
     worker.kill(why)
     return None
 
 
-def was_late(lane: Lane, worker: WorkerProcess) -> bool:
-    """Tell whether a worker that has ended was running a job beyond timeout and grace: killed for it, or, where the
-    head could not keep the time, by its own watchdog."""
+def culprit_of(lane: Lane, worker: WorkerProcess) -> tuple[int | None, bool]:
+    """Return the position of the job that a worker was running when it ended (None: it had begun none), and whether
+    that job had run out of time.
+
+    A worker that was killed for a job may have begun the next one just then, which is innocent. And where the head
+    could not keep the time, the worker's own watchdog has ended it.
+    """
+    if worker.killed_for is not None:
+        cursor, late = worker.killed_for
+        return (cursor, late) if cursor >= 0 else (None, False)
     fields = worker.cell.fields
-    if not fields[STARTED] or fields[CURSOR] in lane.stopping:
-        return False
-    action, _ = judge(lane, fields[CURSOR], fields[STARTED] / 1e9, worker.ended_at / 1e9)
-    return action is Action.KILL
+    cursor = fields[CURSOR]
+    if cursor < 0:
+        return None, False
+    if not fields[STARTED] or cursor in lane.stopping:
+        return cursor, False
+    action, _ = judge(lane, cursor, fields[STARTED] / 1e9, worker.ended_at / 1e9)
+    return cursor, action is Action.KILL

@@ -16,14 +16,14 @@ import msgspec
 from ztasks.core.lane import LaneState
 from ztasks.core.ventilator import Ventilator
 from ztasks.errors import WorkersCannotStart
-from ztasks.io.cell import CURSOR, SENT
+from ztasks.io.cell import SENT
 from ztasks.io.crew import Crew, WorkerProcess, watch_exit
 from ztasks.io.deliver import deliver
 from ztasks.io.lanes import LaneSocket
 from ztasks.io.oom import OomCounters
 from ztasks.io.rundir import RunDir
 from ztasks.io.spare import Spare
-from ztasks.io.timekeeper import was_late
+from ztasks.io.timekeeper import culprit_of
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.failures import rebuild
 from ztasks.wire.messages import Failure
@@ -264,10 +264,10 @@ class Watch:
             lines = worker.read_output(last=True)
             if lines:
                 self._output(lines)
-        death, cursor = self._certify(worker), worker.cell.fields[CURSOR]
-        lane = self._ventilator.lanes[number]
-        leaving, late = lane.state is LaneState.LEAVING, was_late(lane, worker)
-        for outcome in self._ventilator.on_lost(number, cursor if cursor >= 0 else None, death, now, late=late):
+        death, lane = self._certify(worker), self._ventilator.lanes[number]
+        leaving = lane.state is LaneState.LEAVING
+        cursor, late = culprit_of(lane, worker)
+        for outcome in self._ventilator.on_lost(number, cursor, death, now, late=late):
             deliver(outcome, None, None, worker.pid)
         ready = worker.ready
         self._connecting.discard(number)

@@ -62,18 +62,16 @@ class DeathCertificate(msgspec.Struct, frozen=True, kw_only=True):
         parts = [f"  call: {self.call}"] if self.call else []
         for title, text in (("stack", self.stack), ("stderr", self.stderr)):
             if text:
-                parts.append(f"  {title}:\n{textwrap.indent(_shown(text), '    ')}")
+                parts.append(f"  {title}:\n{textwrap.indent(_shown(text, last=title == 'stderr'), '    ')}")
         return "\n".join(parts)
 
     def __str__(self) -> str:
         return "\n".join(filter(None, (self.summary, self.details)))
 
 
-def _shown(text: str) -> str:
-    """Return the last lines of a text (of a stack, which names the innermost call first, the first)."""
+def _shown(text: str, *, last: bool) -> str:
+    """Return the last lines of a text, or the first: a stack begins with the innermost call."""
     lines = text.strip().splitlines()
-    if len(lines) <= SHOWN_LINES:
-        return "\n".join(lines)
-    if lines[0].startswith(("Fatal Python error", "Current thread", "Timeout", "Stack")):
-        return "\n".join([*lines[:SHOWN_LINES], "..."])
-    return "\n".join(["...", *lines[-SHOWN_LINES:]])
+    if len(lines) > SHOWN_LINES:
+        lines = ["...", *lines[-SHOWN_LINES:]] if last else [*lines[:SHOWN_LINES], "..."]
+    return "\n".join(lines)

@@ -149,7 +149,7 @@ class Items:
             yield pickle.loads(pickled.data, buffers=pickled.buffers)
 
     def listed(self) -> list[Any]:
-        """Unpickle all items of form `list`; raises whatever that raises, and UnpicklingError if they are not so many."""
+        """Unpickle all items of form `list`; raises what that raises, and UnpicklingError if they are not so many."""
         values: list[Any] = pickle.loads(self.data)
         if type(values) is not list or not 0 <= self.skip <= len(values) - self.count:
             raise pickle.UnpicklingError(f"a payload that should hold {self.count} values does not")
