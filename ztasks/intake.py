@@ -59,7 +59,7 @@ def make_setup(initializer: Callable[..., object] | None, initargs: tuple[Any, .
 def _module_names(preload: Sequence[str]) -> list[str]:
     """Check the names of modules; raises InvalidOption."""
     try:
-        names = None if isinstance(preload, str) or not isinstance(preload, Sequence) else [*preload]
+        names = [*preload] if isinstance(preload, Sequence) and not isinstance(preload, str | bytes) else None
     except Exception as error:
         raise InvalidOption(f"preload must be a list of module names; reading it raised {reason(error)}") from error
     if names is None or not all(isinstance(name, str) for name in names):

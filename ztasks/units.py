@@ -31,6 +31,9 @@ _MAX_TEXT: Final = 64
 MAX_WAIT: Final = 1e9
 """A wait of more seconds than this (30 years) is one for ever: the operating system's clocks end somewhere."""
 
+MAX_SIZE: Final = 2**63 - 1
+"""More bytes than any memory or file has."""
+
 _MAX_SHOWN: Final = 80
 """How many characters of a value a message shows."""
 
@@ -106,10 +109,10 @@ def parse_size(value: float | int | str, what: str) -> int:
     if isinstance(value, str):
         size = _size_from_text(value)
     elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, float) and value.is_integer():
-        size = int(value)
-    if size is None or size < 0:
+        size = int.__index__(value)
+    elif isinstance(value, float) and float.is_integer(value):
+        size = float.__int__(value)
+    if size is None or not 0 <= size <= MAX_SIZE:
         raise InvalidOption(f"{what} must be a size in whole bytes, not {shown(value)}: {_SIZE_CURE}")
     return size
 
@@ -147,16 +150,19 @@ def _size_from_text(text: str) -> int | None:
 
 
 def _as_float(value: float | int) -> float:
+    """Return an exact float; what a subclass has made of its methods does not matter."""
     try:
-        return float(value)
+        if isinstance(value, int):
+            return int.__float__(value)
+        return float.__float__(value) if isinstance(value, float) else float(value)
     except OverflowError:
-        return math.inf
+        return -math.inf if isinstance(value, int) and int.__index__(value) < 0 else math.inf
 
 
 def shown(value: object) -> str:
     """Show a value in a message, cut where it is long; whatever its `__repr__` does wrong must not hide the mistake."""
     try:
-        if isinstance(value, int) and abs(value) >= 10**20:
+        if isinstance(value, int) and abs(int.__index__(value)) >= 10**20:
             return "an integer of more than 20 digits"  # and repr refuses those of more than 4300
         text = _short.repr(value)
     except Exception:  # noqa: BLE001 - it runs any code
@@ -167,7 +173,7 @@ def shown(value: object) -> str:
 def reason(error: BaseException) -> str:
     """Repeat an error in a message: its type, and what it says, cut where it is long."""
     try:
-        said = str(error)
+        said = str(error).removesuffix(".")
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
         said = "<its __str__ raised>"
     return cut(f"{type(error).__name__}: {said}" if said else type(error).__name__, _MAX_REASON)

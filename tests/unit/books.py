@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ztasks.core.lane import MAX_BYTES, Lane, LaneState
+from ztasks.core.lane import MAX_BYTES, Lane, LaneState, Send
 from ztasks.core.options import Options
 from ztasks.core.room import Room
 from ztasks.core.slices import RunTime, Slice, State, TaskBooks
 from ztasks.core.taking import SPLIT_SECONDS
 from ztasks.core.timeouts import Action, judge
-from ztasks.core.ventilator import Send, Ventilator
+from ztasks.core.ventilator import Ventilator
 from ztasks.errors import JobCancelled, JobTimeout, TooLarge
 from ztasks.io.deliver import Segment, cancel, deliver, fail
 from ztasks.io.lanes import LaneSocket
@@ -98,8 +98,8 @@ class Record:
     """When its next attempt is due, if it waits for that."""
     stopping: bool = False
     """Whether it was asked to be stopped while a lane held it."""
-    asked_at: float = 0.0
-    """When that was first."""
+    told_at: float | None = None
+    """When the job was first told to stop."""
     heeded: int = 0
     """How often an attempt was reported as failed that was not wanted any more."""
     end: str | None = None
@@ -388,16 +388,21 @@ class Rig:
 
     def dispatch(self, unsendable: int | None = None) -> list[Send]:
         """Send what shall be sent; there is no memory for the `unsendable`th of the batches."""
+        self.failed = True
         sends = self.ventilator.dispatch(self.now)
         if sends:
             check_room(self)
         check_line(self)
         given_up: list[tuple[Item, str]] = []
+        left_out: Lane | None = None
         for place, send in enumerate(sends):
+            if send.lane is left_out:
+                continue
             check_send(send)
             if place == unsendable:
-                given_up += self._give_up(send)
-            elif send.lane.state is LaneState.READY:  # else one before it could not be sent
+                left_out = send.lane
+                given_up = self._give_up([other for other in sends[place:] if other.lane is left_out])
+            else:
                 assert self.workers[send.lane.number].lane.send_batch(send)
         for lane in {send.lane.number: send.lane for send in sends}.values():
             if lane.budget == 0:
@@ -405,14 +410,14 @@ class Rig:
         self._settle(given_up)
         return sends
 
-    def _give_up(self, send: Send) -> list[tuple[Item, str]]:
-        """A batch could not be sent: return how its jobs end. The lane is given up."""
+    def _give_up(self, sends: list[Send]) -> list[tuple[Item, str]]:
+        """The first of these could not be sent, so the others are not: return how its jobs end."""
         items = [
             (slice_.task.map_number, index)
-            for slice_ in send.batch.slices
+            for slice_ in sends[0].batch.slices
             for index in range(slice_.first, slice_.first + slice_.count)
         ]
-        fail(self.ventilator.on_unsendable(send.lane, send.batch), TooLarge("there was not enough memory"))
+        fail(self.ventilator.on_unsendable(sends), TooLarge("there was not enough memory"))
         return [(item, "unsendable") for item in items]
 
     def claim(self, worker: FakeWorker, count: int) -> None:
@@ -567,8 +572,7 @@ class Rig:
         assert (lane is None) == (job in self.cancelling or record.end is not None)
         if lane is None:
             return
-        if not record.stopping:
-            record.stopping, record.asked_at = True, self.now
+        record.stopping = True
         self._settle()
         if not busy:
             self.recall(self.workers[lane.number])
@@ -580,8 +584,7 @@ class Rig:
             worker = self.workers[lane.number]
             cursor = -1 if worker.cursor is None else worker.cursor
             action, again = judge(lane, cursor, worker.started if worker.running else None, self.now)
-            if action is not Action.NOTHING:
-                self._check_sentence(worker, action)
+            self._check_sentence(worker, action)
             if again is None:
                 del self.ventilator.timed[lane.number]
             if action is Action.KILL:
@@ -591,17 +594,22 @@ class Rig:
         return killed
 
     def _check_sentence(self, worker: FakeWorker, action: Action) -> None:
-        """Only that job is stopped, or killed, which shall be."""
-        (item,) = [each.item for each in worker.holds() if each.position == worker.cursor]
-        record = self.records[item]
-        options = record.task.options
-        if record.stopping:
-            assert action is Action.STOP or self.now >= record.asked_at + options.grace
+        """That job is stopped which shall be, and no other; its worker is killed once its grace is over."""
+        current = [given.item for given in worker.holds() if given.position == worker.cursor]
+        record = self.records[current[0]] if current else None
+        if record is None or not (record.stopping or worker.running):
+            assert action is Action.NOTHING, "nothing is running"
             return
-        assert worker.running, "it has ended, and its outcome is on its way"
-        assert options.timeout is not None
-        elapsed = self.now - worker.started
-        assert elapsed >= options.timeout + (options.grace if action is Action.KILL else 0)
+        options, elapsed = record.task.options, self.now - worker.started
+        if record.stopping:
+            if record.told_at is None:
+                record.told_at = self.now
+            killed = self.now >= record.told_at + options.grace
+            assert action is (Action.KILL if killed else Action.STOP)
+        elif options.timeout is None or elapsed < options.timeout:
+            assert action is Action.NOTHING
+        else:
+            assert action is (Action.KILL if elapsed >= options.timeout + options.grace else Action.STOP)
 
     # --- cancelling ---
 

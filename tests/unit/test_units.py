@@ -89,7 +89,7 @@ def test_sizes(value: float | str, size: int) -> None:
 @pytest.mark.parametrize(
     "value",
     [-1, -1.0, 1.5, math.nan, math.inf, True, None, b"1k", object(), "", "k", "1X", "-1k", "1.5", "1.5b",
-     "nan", "1kk", "1 k B", "1e3", "9" * 5000],
+     "nan", "1kk", "1 k B", "1e3", "9" * 5000, "9" * 60, "9000000P", 2**63, 10**100, 1e308],
 )  # fmt: skip
 def test_what_is_no_size_is_refused_with_the_cure(value: object) -> None:
     with pytest.raises(InvalidOption, match=r"buffer_bytes must be a size .*: give bytes as a number") as caught:
@@ -173,6 +173,24 @@ def test_waits(value: Any, seconds: float | None) -> None:
 
 def test_a_wait_beyond_all_clocks_is_one_for_ever() -> None:
     assert parse_wait(10**5000, "timeout") is None
+    assert parse_wait(-(10**5000), "timeout") == 0
+
+
+def refuse(self: Any, *args: Any) -> Any:
+    raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("value", [3, 3.0])
+def test_a_subclass_of_a_number_becomes_the_number(value: Any) -> None:
+    """Whatever it has made of its methods: the result is used where nothing may raise."""
+    names = ("__bool__", "__float__", "__int__", "__index__", "__lt__", "__eq__", "__hash__", "__repr__", "is_integer")
+    odd = type("Odd", (type(value),), dict.fromkeys(names, refuse))(value)
+    assert [type(parsed) for parsed in (parse_size(odd, "x"), parse_duration(odd, "x"), parse_wait(odd, "x"))] == [
+        int,
+        float,
+        float,
+    ]
+    assert (parse_size(odd, "x"), parse_duration(odd, "x"), parse_wait(odd, "x")) == (3, 3.0, 3.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, True, False, "soon", b"1", [], 1j, object(), BrokenNumber(), BrokenRepr()])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ztasks.core.room import Room
-from ztasks.core.slices import Slice, State
+from ztasks.core.slices import State
 from ztasks.errors import JobTimeout
 
 PICK = st.integers(0, 5)
@@ -20,19 +20,35 @@ PICK = st.integers(0, 5)
 BUDGET = st.sampled_from([None, None, None, 1, 2, 7])
 COUNT = st.sampled_from([1, 2, 3, 5, 12, 40])
 FATES = st.lists(st.sampled_from(["ok", "ok", "retry", "fatal", "after", "heed"]), min_size=1, max_size=8)
+LATE = st.sampled_from([False, False, True])
 SECONDS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.03, 5.0])
+PAUSE = st.sampled_from([0.0, 0.001, 0.6, 3.0, 7.0])
 
+UNSENDABLE = st.sampled_from([None] * 12 + [0, 1, 2])
+"""There is no memory for the batch of this number."""
 
 ROOMS = st.sampled_from([None, None, Room(1), Room(2, 10), Room(3, 6), Room(3)])
 """None: there are no jobs that need room; a ventilator goes other ways then."""
 
+WORK: dict[str, Any] = {
+    "pick": PICK,
+    "claim": COUNT,
+    "fates": FATES,
+    "count": st.integers(0, 5),
+    "seconds": SECONDS,
+    "then": st.sampled_from(
+        ["nothing", "recall", "begin", "begin and stop", "stop", "die", "begin and die", "begin, stop and die"]
+    ),
+    "late": LATE,
+    "pause": PAUSE,
+}
+
 
 class VentilatorMachine(RuleBasedStateMachine):
-    """Submit, work, fail, die, recall, cancel, stop, leave, close: in any order each job ends exactly once."""
+    """Submit, work, fail, die, recall, cancel, stop, leave: in any order each job ends exactly once."""
 
     @initialize(known=st.sampled_from([None, 1e-6, 2e-3]), first=BUDGET, second=BUDGET, room=ROOMS)
     def open(self, known: float | None, first: int | None, second: int | None, room: Room | None) -> None:
-        self.closed = False
         self.rig = rig = Rig(room=room or Room(1000))
         wants: dict[str, Any] = {"cpus": 2, "memory": 4} if room else {}
         once: dict[str, Any] = {"at_most_once": True} if room else {}
@@ -55,26 +71,28 @@ class VentilatorMachine(RuleBasedStateMachine):
 
     # --- the caller ---
 
-    @precondition(lambda self: not self.closed)
     @rule(pick=st.integers(0, 3), count=st.integers(1, 9), ballast=st.sampled_from([0, 0, 0, 70_000]))
     def submit(self, pick: int, count: int, ballast: int) -> None:
         self.rig.submit(self.jobs[pick], count, ballast)
 
-    @precondition(lambda self: not self.closed)
     @rule(pick=st.integers(0, 3), count=COUNT)
     def submit_slice(self, pick: int, count: int) -> None:
         self.rig.submit_slice(self.maps[pick], count)
 
-    @precondition(lambda self: self.open_jobs())
-    @rule(pick=PICK)
-    def begin_cancel(self, pick: int) -> None:
-        jobs = self.open_jobs()
-        self.rig.begin_cancel(jobs[-1 - pick % len(jobs)])
-
-    @precondition(lambda self: self.rig.cancelling)
-    @rule(pick=PICK)
-    def end_cancel(self, pick: int) -> None:
-        self.rig.end_cancel(self.rig.cancelling[pick % len(self.rig.cancelling)])
+    @precondition(lambda self: self.rig.jobs)
+    @rule(pick=PICK, how=st.sampled_from(["begin", "begin", "end", "end", "owner", "all"]))
+    def cancel(self, pick: int, how: str) -> None:
+        rig = self.rig
+        jobs = [job for job in rig.jobs if not rig.records[0, job.first].end]
+        if how == "all":
+            rig.cancel_waiting()
+        elif how == "end" and rig.cancelling:
+            rig.end_cancel(rig.cancelling[pick % len(rig.cancelling)])
+        elif how == "begin" and jobs:
+            rig.begin_cancel(jobs[-1 - pick % len(jobs)])
+        elif how == "owner":
+            owners = [record.owner for record in rig.records.values() if not record.end]
+            rig.cancel_waiting(owners[pick % len(owners)] if owners else None)
 
     @precondition(lambda self: self.rig.jobs)
     @rule(pick=PICK, busy=st.booleans())
@@ -83,37 +101,18 @@ class VentilatorMachine(RuleBasedStateMachine):
         jobs = held or self.rig.jobs  # wherever they are, and also when they have ended
         self.rig.stop(jobs[-1 - pick % len(jobs)], busy=busy)
 
-    @precondition(lambda self: self.rig.records)
-    @rule(pick=PICK)
-    def cancel_owner(self, pick: int) -> None:
-        owners = [record.owner for record in self.rig.records.values() if not record.end]
-        if owners:
-            self.rig.cancel_waiting(owners[pick % len(owners)])
-
-    @precondition(lambda self: len(self.rig.records) > 20)
-    @rule(cancel=st.booleans())
-    def close(self, cancel: bool) -> None:
-        self.closed = True
-        if cancel:
-            self.rig.cancel_waiting()
-
     # --- the crew ---
 
-    @precondition(lambda self: len(self.rig.workers) < 4)
-    @rule(budget=BUDGET, ready=st.booleans())
-    def start(self, budget: int | None, ready: bool) -> None:
-        self.rig.start(budget, ready=ready)
+    @rule(pick=PICK, how=st.sampled_from(["start", "start unready", "ready", "leave"]), budget=BUDGET)
+    def change_crew(self, pick: int, how: str, budget: int | None) -> None:
+        if how == "ready":
+            self.rig.ready(self.worker(pick))
+        elif how == "leave" and len(self.rig.workers) > 2:
+            self.rig.leave(self.worker(pick))
+        elif how.startswith("start") and len(self.rig.workers) < 4:
+            self.rig.start(budget, ready=how == "start")
 
-    @rule(pick=PICK)
-    def ready(self, pick: int) -> None:
-        self.rig.ready(self.worker(pick))
-
-    @precondition(lambda self: len(self.rig.workers) > 2)
-    @rule(pick=PICK)
-    def leave(self, pick: int) -> None:
-        self.rig.leave(self.worker(pick))
-
-    @rule(pick=PICK, running=st.booleans(), late=st.booleans(), budget=BUDGET)
+    @rule(pick=PICK, running=st.booleans(), late=LATE, budget=BUDGET)
     def die(self, pick: int, running: bool, late: bool, budget: int | None) -> None:
         worker = self.worker(pick, FakeWorker.is_busy) or self.worker(pick)
         self.rig.die(worker, running=running, late=late)
@@ -121,61 +120,55 @@ class VentilatorMachine(RuleBasedStateMachine):
 
     # --- the head's thread ---
 
-    @rule()
-    def dispatch(self) -> None:
-        self.rig.dispatch()
-
-    @rule(unsendable=st.integers(0, 2))
-    def dispatch_without_memory(self, unsendable: int) -> None:
+    @rule(unsendable=UNSENDABLE)
+    def dispatch(self, unsendable: int | None) -> None:
         self.rig.dispatch(unsendable)
 
-    @rule()
-    def keep_time(self) -> None:
+    @rule(seconds=PAUSE)
+    def time_passes(self, seconds: float) -> None:
+        self.rig.now += seconds
         for _ in self.rig.keep_time():
             self.rig.start()
 
-    @rule(seconds=st.sampled_from([0.001, 0.6, 3.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.rig.now += seconds
-
-    @rule(pick=PICK)
-    def recall(self, pick: int) -> None:
-        self.rig.recall(self.worker(pick))
-
-    @rule()
-    def recall_as_the_head_does(self) -> None:
+    @rule(pick=PICK, sensibly=st.booleans())
+    def recall(self, pick: int, sensibly: bool) -> None:
+        if not sensibly:
+            self.rig.recall(self.worker(pick))
+            return
         for lane in self.rig.ventilator.recallable(self.rig.now):
             assert lane.outstanding
             self.rig.recall(self.rig.workers[lane.number])
 
-    # --- the workers: each does what it can, a step at a time ---
+    # --- the workers ---
 
-    @rule(pick=PICK, count=COUNT)
-    def claim(self, pick: int, count: int) -> None:
-        worker = self.worker(pick)
-        if not (worker.to_run or worker.running):
+    @rule(pick=PICK, count=COUNT, fates=FATES, how=st.sampled_from(["claim", "begin", "run", "report"]))
+    def step(self, pick: int, count: int, fates: list[str], how: str) -> None:
+        """One worker goes one step further, if it can."""
+        worker = self.worker(pick, FakeWorker.is_busy) or self.worker(pick)
+        if how == "claim" and not (worker.to_run or worker.running):
             self.rig.claim(worker, count)
+        elif how == "begin" and worker.to_run and not worker.running:
+            self.rig.begin(worker)
+        elif how == "run":
+            self.rig.run(worker, fates)
+        elif how == "report" and worker.unsent:
+            self.rig.report(worker, count, idle=float(pick))
 
-    @precondition(lambda self: self.worker(0, lambda worker: worker.to_run and not worker.running))
-    @rule(pick=PICK)
-    def begin(self, pick: int) -> None:
-        self.rig.begin(self.worker(pick, lambda worker: worker.to_run and not worker.running))
+    @rule(**WORK)
+    def work(self, **how: Any) -> None:
+        self.go_far(**how)
 
-    @precondition(lambda self: self.worker(0, lambda worker: worker.to_run or worker.running))
-    @rule(pick=PICK, fates=FATES)
-    def run(self, pick: int, fates: list[str]) -> None:
-        self.rig.run(self.worker(pick, lambda worker: worker.to_run or worker.running), fates)
+    @rule(**WORK)
+    def work_on(self, **how: Any) -> None:  # so that this is chosen more often
+        self.go_far(**how)
 
-    @precondition(lambda self: any(worker.unsent for worker in self.rig.workers.values()))
-    @rule(pick=PICK, count=COUNT, seconds=SECONDS, idle=st.sampled_from([0.0, 1.0]))
-    def report(self, pick: int, count: int, seconds: float, idle: float) -> None:
-        self.rig.report(self.worker(pick, lambda worker: worker.unsent), count, seconds=seconds, idle=idle)
+    @rule(**WORK)
+    def work_harder(self, **how: Any) -> None:
+        self.go_far(**how)
 
-    @rule(
-        pick=PICK, claim=COUNT, fates=FATES, count=st.integers(0, 5), seconds=SECONDS,
-        then=st.sampled_from(["nothing", "recall", "begin", "die", "die running"]), late=st.booleans(),
-    )  # fmt: skip
-    def work(self, pick: int, claim: int, fates: list[str], count: int, seconds: float, then: str, late: bool) -> None:
+    def go_far(
+        self, pick: int, claim: int, fates: list[str], count: int, seconds: float, then: str, late: bool, pause: float
+    ) -> None:
         """Much of all this at once, to get deeper in as many steps."""
         self.rig.dispatch()
         worker = self.worker(pick, lambda worker: worker.waiting) or self.worker(pick)
@@ -186,12 +179,23 @@ class VentilatorMachine(RuleBasedStateMachine):
             self.rig.report(worker, count, seconds=seconds)
         if then == "recall":
             self.rig.recall(worker)
-        elif then == "begin":
-            if worker.to_run and not worker.running:
-                self.rig.begin(worker)
-        elif then != "nothing":
-            self.rig.die(worker, running=then == "die running", late=late)
+        if "begin" in then and worker.to_run and not worker.running:
+            self.rig.begin(worker)
+        if "stop" in then:
+            self.stop_one(worker, pick, busy=late)
+        if "die" in then:
+            self.rig.die(worker, late=late)
             self.rig.start()
+        self.time_passes(pause)
+
+    def stop_one(self, worker: FakeWorker, pick: int, *, busy: bool) -> None:
+        """One of the jobs that a worker holds is stopped; the running one, if there is one, as likely as all others."""
+        held = [given.item for given in worker.holds() if not given.batch.map_number]
+        if worker.running and pick < 3:
+            held = [worker.running.item]
+        for job in self.rig.jobs:
+            if held and (0, job.first) == held[pick % len(held)]:
+                self.rig.stop(job, busy=busy)
 
     # --- always ---
 
@@ -209,11 +213,6 @@ class VentilatorMachine(RuleBasedStateMachine):
             self.rig.finish()
             for record in self.rig.records.values():
                 check_record(record)
-
-    # --- who there is ---
-
-    def open_jobs(self) -> list[Slice]:
-        return [job for job in self.rig.jobs if not self.rig.records[0, job.first].end]
 
     def worker(self, pick: int, wanted: Callable[[FakeWorker], object] = bool) -> Any:
         workers = [worker for worker in self.rig.workers.values() if wanted(worker)]

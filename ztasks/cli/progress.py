@@ -136,20 +136,24 @@ class Bar(Plain):
 
     def print(self, data: bytes) -> None:
         """Take the bar away, write, and draw it again: what jobs write reaches the terminal as it is."""
-        self._progress.stop()
-        super().print(data)
-        self._progress.start()
+        with contextlib.suppress(OSError):  # the terminal is gone, as everywhere here: that is no reason to stop
+            self._progress.stop()
+            super().print(data)
+            self._progress.start()
 
     def status(self, text: str, done: int, total: Total | None) -> None:
         """Draw the bar anew."""
         count = total.number if total is not None else None
-        self._progress.update(self._task, completed=done, total=count, status=text)
-        self._progress.refresh()
+        with contextlib.suppress(OSError):
+            self._progress.update(self._task, completed=done, total=count, status=text)
+            self._progress.refresh()
 
     def close(self) -> None:
         """Take the bar away."""
-        self._progress.stop()
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._progress.stop()
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
 
 def _make_progress(stream: Any) -> Progress:

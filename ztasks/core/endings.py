@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ztasks.core.slices import Slice
-from ztasks.errors import JobTimeout
+from ztasks.errors import JobTimeout, TooLarge
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.loss import Loss
 
@@ -73,3 +73,11 @@ def _loss(job: Slice, what: Literal["poison", "lost", "timeout"], message: str, 
 
 def _line(end: str | DeathCertificate) -> str:
     return end.summary if isinstance(end, DeathCertificate) else end
+
+
+def no_memory(size: int) -> TooLarge:
+    """Say that arguments could not be sent."""
+    return TooLarge(
+        f"there was not enough memory in this process to send {size} bytes of arguments. The job did not run. Pass a "
+        "path instead of the data, or let fewer jobs wait (Executor's max_bytes)."
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ztasks.core.slices import Slice, TaskBooks
 
@@ -200,3 +200,12 @@ class Lane:
             self.target = min(2 * self.target, MAX_TARGET)
         elif self.target > TARGET:
             self.target = max(TARGET, 0.95 * self.target)
+
+
+class Send(NamedTuple):
+    """Send this batch down this lane; `ships`: with its callable; `forget`: the callables that the worker may drop."""
+
+    lane: Lane
+    batch: Batch
+    ships: bool
+    forget: tuple[bytes, ...]

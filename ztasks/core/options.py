@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from ztasks.errors import InvalidOption
-from ztasks.units import parse_duration, parse_flag, parse_size, shown
+from ztasks.units import cut, parse_duration, parse_flag, parse_size, reason, shown
 from ztasks.wire.verdict import Verdict
 
 CRASH_RETRIES: Final = 2
@@ -69,7 +69,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         unknown = changes.keys() - NAMES
         if unknown:
             raise InvalidOption(
-                f"unknown option {', '.join(sorted(unknown))}; the options of a task are {', '.join(sorted(NAMES))}"
+                f"unknown option {cut(', '.join(sorted(unknown)), 200)}; the options of a task are "
+                f"{', '.join(sorted(NAMES))}"
             )
         return msgspec.structs.replace(self, **changes)
 
@@ -94,7 +95,7 @@ def _checked(name: str, value: Any) -> Any:
     if name == "name":
         if value is not None and not (isinstance(value, str) and value):
             raise InvalidOption(f"name must be a string that is not empty, or None, not {shown(value)}")
-        return value
+        return None if value is None else str.__str__(value)  # a plain one, whatever it is a subclass of
     if name == "crash_retries" and value is None:
         return None
     if name in ("retries", "crash_retries"):
@@ -130,10 +131,15 @@ def _excluded(name: str, number: object) -> InvalidOption:
 
 def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
     """Check an exception type, or a collection of such."""
-    types = value if isinstance(value, tuple | list | set | frozenset) else (value,)
+    try:
+        types = tuple(value) if isinstance(value, tuple | list | set | frozenset) else (value,)
+    except Exception as error:
+        raise InvalidOption(
+            f"{name} must be an exception type or a tuple of them; reading it raised {reason(error)}"
+        ) from error
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
         raise InvalidOption(f"{name} must be an exception type or a tuple of them, not {shown(value)}")
-    return tuple(types)
+    return types
 
 
 def count(value: object, what: str, least: int = 0) -> int:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from ztasks.core.delayed import Delayed
 from ztasks.core.endings import lost, named, poison, timeout
-from ztasks.core.lane import Batch, Lane, LaneState
+from ztasks.core.lane import Batch, Lane, LaneState, Send
 from ztasks.core.options import retry_delay
 from ztasks.core.room import Room, find_lane
 from ztasks.core.slices import Finished, Slice, State, TaskBooks
@@ -22,15 +21,6 @@ from ztasks.core.taking import split_at, take
 from ztasks.errors import WireError
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.messages import Failure, Results
-
-
-class Send(NamedTuple):
-    """Send this batch down this lane; `ships`: with its callable; `forget`: the callables that the worker may drop."""
-
-    lane: Lane
-    batch: Batch
-    ships: bool
-    forget: tuple[bytes, ...]
 
 
 class Ventilator:
@@ -195,18 +185,23 @@ class Ventilator:
         outcome.failures[0] = failure
         finished.append(outcome)
 
-    def on_unsendable(self, lane: Lane, batch: Batch) -> list[Slice]:
-        """Take in that a batch could not be sent. Its jobs have failed, and are returned; what was to follow it is
-        queued again."""
-        self.on_leaving(lane.number)
+    def on_unsendable(self, sends: list[Send]) -> list[Slice]:
+        """Take in that the first of these, all that were to go down one lane, could not be sent. Its jobs have failed,
+        and are returned; the others are queued again."""
         again: list[Slice] = []
-        while (last := lane.take_back()) is not batch:
-            again[:0] = last.slices
+        for send in reversed(sends):
+            batch = send.lane.take_back()
+            if send.ships:
+                send.lane.callables.pop(batch.task.callable.key, None)
+            again[:0] = batch.slices
+        failed, again = again[: len(batch.slices)], again[len(batch.slices) :]
         self.pending -= batch.count
-        for slice_ in batch.slices:
+        for slice_ in failed:
             slice_.move(State.FAILED)
         self._requeue(again)
-        return batch.slices
+        if send.lane.wants_more():
+            self._open[send.lane.number] = send.lane
+        return failed
 
     # --- outcomes come in ---
 

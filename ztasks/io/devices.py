@@ -11,6 +11,7 @@ from typing import Final
 
 from ztasks.core.options import count
 from ztasks.errors import InvalidOption
+from ztasks.units import shown
 
 DEVICE_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -40,7 +41,7 @@ def find_devices(gpus: object) -> list[str]:
     Raises InvalidOption if there are not so many.
     """
     available = _available()
-    if gpus == "auto":
+    if isinstance(gpus, str) and gpus == "auto":
         if not available:
             told = os.environ.get(DEVICE_VARIABLE, "not set")
             raise InvalidOption(
@@ -48,6 +49,8 @@ def find_devices(gpus: object) -> list[str]:
                 "Leave gpus out, or say how many."
             )
         return available
+    if isinstance(gpus, str):
+        raise InvalidOption(f"gpus must be 'auto' or a whole number of at least 1, not {shown(gpus)}")
     number = count(gpus, "gpus", 1)
     if number > len(available) and (available or DEVICE_VARIABLE in os.environ):
         raise InvalidOption(f"gpus={number}, but {len(available)} can be used here: {', '.join(available) or 'none'}")

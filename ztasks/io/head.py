@@ -20,11 +20,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ztasks.core.lane import LaneState
+from ztasks.core.endings import no_memory
+from ztasks.core.lane import Send
 from ztasks.core.room import Room
 from ztasks.core.slices import Slice
-from ztasks.core.ventilator import Send, Ventilator
-from ztasks.errors import ExecutorClosed, HeadFailed, TooLarge, WorkerLost, WorkersCannotStart
+from ztasks.core.ventilator import Ventilator
+from ztasks.errors import ExecutorClosed, HeadFailed, WorkerLost, WorkersCannotStart
 from ztasks.io.budgets import Limits
 from ztasks.io.crew import Crew, guarded, write_stderr
 from ztasks.io.deliver import cancel, fail
@@ -279,12 +280,20 @@ class Head:
 
     def cancel_owner(self, owner: object) -> None:
         """Head's thread: cancel what waits of one map."""
-        cancel(self._ventilator.cancel_waiting(lambda slice_: slice_.owner is owner))
+        self._cancel_unbegun(lambda slice_: slice_.owner is owner)
+
+    def _cancel_unbegun(self, wanted: Callable[[Slice], bool]) -> None:
+        """Cancel what has not begun, also what workers have been given and have not claimed."""
+        now = monotonic()
+        for lane in self._ventilator.lanes.values():
+            if any(wanted(slice_) for batch in lane.batches for slice_ in batch.slices):
+                self._timekeeper.recall(lane, now)
+        cancel(self._ventilator.cancel_waiting(wanted))
 
     def _close_intake(self, cancel_waiting: bool) -> None:
         self._closing = True
         if cancel_waiting:
-            cancel(self._ventilator.cancel_waiting())
+            self._cancel_unbegun(lambda slice_: True)
 
     def _kill_all(self) -> None:
         self._closing = True
@@ -296,34 +305,25 @@ class Head:
 
     def _dispatch(self, now: float) -> None:
         """Send what shall be sent. A frame of its own: the loop's would hold the last batch while it sleeps."""
-        for send in self._ventilator.dispatch(now):
-            self._send(send)
+        sends = self._ventilator.dispatch(now)
+        for index, send in enumerate(sends):
+            if send.batch.position < send.lane.dispatched:  # else one before it could not be sent: it is queued again
+                try:
+                    self._send(send)
+                except MemoryError:
+                    self._give_up([other for other in sends[index:] if other.lane is send.lane])
 
     def _send(self, send: Send) -> None:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""
-        if send.lane.state is LaneState.LEAVING:  # a batch before it could not be sent; this one has been queued again
-            return
         lane = self._watch.lanes[send.lane.number]
-        try:
-            lane.send_batch(send)
-        except MemoryError:
-            self._give_up_batch(send)
-            return
+        lane.send_batch(send)
         if send.lane.budget == 0:
             lane.send(encode(Leave()))
             self._ventilator.on_leaving(send.lane.number)
 
-    def _give_up_batch(self, send: Send) -> None:
-        """There is no memory to send this batch; its lane may be in the midst of a message, and is given up."""
-        jobs = self._ventilator.on_unsendable(send.lane, send.batch)
-        fail(
-            jobs,
-            TooLarge(
-                f"there was not enough memory in this process to send a job's arguments ({send.batch.nbytes} bytes). "
-                "The job did not run. Pass a path instead of the data, or let fewer jobs wait (Executor's max_bytes)."
-            ),
-        )
-        self._watch.kill(send.lane.number, "ztasks did this because a message to it could not be sent")
+    def _give_up(self, sends: list[Send]) -> None:
+        """There is no memory to send the first of these; the others were to follow it."""
+        fail(self._ventilator.on_unsendable(sends), no_memory(sends[0].batch.nbytes))
 
     def _break(self, error: BaseException) -> None:
         """No worker can be had: fail what waits, now and from now on."""

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ztasks.core.lane import Send
 from ztasks.core.slices import Slice
-from ztasks.core.ventilator import Send
 from ztasks.wire.messages import Batch, encode, inline
 from ztasks.wire.payload import Items, Pickled, pack
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from ztasks.errors import WorkersCannotStart
@@ -18,6 +19,11 @@ from ztasks.errors import WorkersCannotStart
 PREFIX: Final = "ztasks-"
 MAX_BASE: Final = 70
 """A socket's path may have 107 characters; this leaves room for our own part of it."""
+
+ROOM_BYTES: Final = 1024 * 1024
+"""What must be free on its file system: the set-up and the claim cells are small, but a full disk would cut them off."""
+
+ROOM_FILES: Final = 64
 
 NEWBORN_SECONDS: Final = 3600.0
 """A directory without a lock may be one that is being made right now; only older ones are swept."""
@@ -27,20 +33,28 @@ class RunDir:
     """A directory with mode 0700 and a lock that says that its owner lives."""
 
     def __init__(self) -> None:
-        base = _base()
-        sweep(base)
-        try:
-            self.path = _make_private(base)
-        except OSError as error:
-            raise WorkersCannotStart(
-                f"no private directory can be made in {base}: {error}. Nothing was started. Free some space there, or "
-                "set TMPDIR to a directory that can be written to."
-            ) from error
-        # Locked under another name first: nobody ever sees a lock file that is not locked.
-        newborn = os.path.join(self.path, "newborn")
-        self._lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(newborn, os.path.join(self.path, "lock"))
+        troubles: list[OSError] = []
+        for base in _bases():
+            sweep(base)
+            try:
+                self.path = _make_private(base)
+            except OSError as error:
+                troubles.append(error)
+                continue
+            try:
+                self._lock = _lock(self.path)
+            except OSError as error:
+                remove(self.path)
+                troubles.append(error)
+                continue
+            return
+        if not troubles:
+            raise _no_base()
+        told = "; ".join(dict.fromkeys(map(str, troubles)))
+        raise WorkersCannotStart(
+            f"no private directory can be made: {told}. Nothing was started. Free some space there, or set TMPDIR to a "
+            "directory that can be written to."
+        ) from troubles[0]
 
     def file(self, name: str) -> str:
         """Return the path of a file in the directory."""
@@ -69,23 +83,63 @@ def _make_private(base: str) -> str:
         return path
 
 
-def _base() -> str:
-    """Choose where the directory goes: TMPDIR and its kin, unless its path is too long for a socket's address."""
+def _lock(path: str) -> int:
+    """Make the lock file of a new directory; return its descriptor."""
+    # Locked under another name first: nobody ever sees a lock file that is not locked.
+    newborn = os.path.join(path, "newborn")
+    lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(newborn, os.path.join(path, "lock"))
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _wanted() -> str:
+    """Return the directory for temporary files: TMPDIR and its kin."""
     wanted = next((value for name in ("TMPDIR", "TEMP", "TMP") if (value := os.environ.get(name))), "/tmp")
-    wanted = os.path.abspath(wanted)
-    for base in (wanted, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):
-        if base and len(os.fsencode(base)) <= MAX_BASE and os.access(base, os.W_OK | os.X_OK):
-            return base
-    raise WorkersCannotStart(
-        f"there is no directory for sockets: {wanted} is missing, cannot be written to, or its path is too long for a "
-        f"socket's address (more than {MAX_BASE} bytes), and so it is with /tmp, /var/tmp and /dev/shm. Nothing was "
+    return os.path.abspath(wanted)
+
+
+def _bases() -> Iterator[str]:
+    """Yield where the directory may go, the wanted place first."""
+    for base in dict.fromkeys((_wanted(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm")):
+        if base and len(os.fsencode(base)) <= MAX_BASE and _usable(base):
+            yield base
+
+
+def _usable(base: str) -> bool:
+    """Tell whether there is such a directory, this user can make something in it, and there is some room."""
+    try:
+        room = os.statvfs(base)
+    except OSError:
+        return False
+    full = room.f_bavail * room.f_frsize < ROOM_BYTES and room.f_blocks > 0
+    crowded = room.f_favail < ROOM_FILES and room.f_files > 0  # some file systems do not count them
+    return not full and not crowded and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
+
+
+def _base() -> str:
+    """Return where the directory goes."""
+    base = next(_bases(), None)
+    if base is None:
+        raise _no_base()
+    return base
+
+
+def _no_base() -> WorkersCannotStart:
+    return WorkersCannotStart(
+        f"there is no directory for sockets: {_wanted()} is missing, full, cannot be written to, or its path is too long "
+        f"for a socket's address (more than {MAX_BASE} bytes), and so it is with /tmp, /var/tmp and /dev/shm. Nothing was "
         "started. Set TMPDIR to a directory with a short path."
     )
 
 
 def sweep(base: str) -> None:
-    """Remove the directories in `base` that processes of this user have left behind."""
-    with os.scandir(base) as entries:
+    """Remove the directories in `base` that processes of this user have left behind, if it can be listed."""
+    with contextlib.suppress(OSError), os.scandir(base) as entries:
         for entry in entries:
             if not entry.name.startswith(PREFIX):
                 continue

@@ -7,6 +7,7 @@ bounds what is in flight, and so a send to a live peer never blocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import warnings
@@ -25,6 +26,10 @@ RECONNECT_MS: Final = 10
 
 TERM_SECONDS: Final = 5.0
 """How long terminating the context may take, linger included, before it is reported and given up."""
+
+
+LARGE: Final = 64 * 1024
+"""Frames of at least so many bytes are copied before the first frame of their message is sent."""
 
 
 class Socket:
@@ -47,14 +52,23 @@ class Socket:
         return int(self.raw.get(zmq.EVENTS)) & zmq.POLLOUT != 0
 
     def send(self, *frames: Any) -> bool:
-        """Send frames as one message, by copy and without blocking; False if there is no peer."""
+        """Send frames as one message, by copy and without blocking; False if there is no peer.
+
+        Raises MemoryError, before anything is sent, if there is none for the copies.
+        """
         raw, last = self.raw, len(frames) - 1
         try:
-            for index, frame in enumerate(frames):
+            # Copied first where they are large: half a message cannot be taken back.
+            messages = [frame if len(frame) < LARGE else _own(frame) for frame in frames]
+            for index, frame in enumerate(messages):
                 # A Frame is ZeroMQ's own message: sending it only counts a reference.
                 raw.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0), copy=type(frame) is not zmq.Frame)
         except zmq.Again:
             return False
+        except zmq.ZMQError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(str(error)) from error
+            raise
         return True
 
     def receive_header(self) -> bytes:
@@ -181,6 +195,10 @@ class Sockets:
                 ResourceWarning,
                 stacklevel=2,
             )
+
+
+def _own(frame: Any) -> zmq.Frame:
+    return frame if type(frame) is zmq.Frame else zmq.Frame(frame, copy=True)
 
 
 def _hold(buffer: memoryview) -> zmq.Frame:

@@ -12,7 +12,7 @@ from typing import Final
 from ztasks.core.lane import Lane
 from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
-from ztasks.io.cell import CLAIMED, CURSOR, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
+from ztasks.io.cell import CLAIMED, CURSOR, SENT, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
 from ztasks.io.crew import Crew, WorkerProcess
 from ztasks.io.hostinfo import resident
 from ztasks.io.interrupt import STOP_SIGNAL
@@ -20,6 +20,12 @@ from ztasks.io.stacks import DUMP_SIGNAL
 
 DUMP_SECONDS: Final = 0.010
 """How long a worker that is about to be killed has to write down its stack."""
+
+ARRIVALS_EVERY: Final = 1.0
+"""How often it is looked whether what was sent has come."""
+
+LOST_SECONDS: Final = 10.0
+"""After so long, what was sent and has not come is lost: a gigabyte takes one second."""
 
 MEMORY_EVERY: Final = 0.050
 """How often the memory of workers is looked at, where it is limited."""
@@ -34,10 +40,13 @@ class Timekeeper:
         self._ventilator = ventilator
         self._max_memory = max_memory
         self._memory_at = 0.0
+        self._arrivals_at = 0.0
 
     def keep(self, now: float) -> float | None:
         """Do what is due; return in how many seconds to look again, or None."""
         soonest = self._keep_memory(now)
+        if self._ventilator.lanes and self._keep_arrivals(now):
+            soonest = min(soonest or ARRIVALS_EVERY, max(0.0, self._arrivals_at - now))
         for lane in list(self._ventilator.timed.values()):
             worker = self._crew.workers.get(lane.number)
             if worker is None or worker.exit_code is not None:
@@ -78,6 +87,29 @@ class Timekeeper:
                     if _kill(worker, why, now, late=False):
                         self._memory_at = now + DUMP_SECONDS
         return self._memory_at - now
+
+    def _keep_arrivals(self, now: float) -> bool:
+        """Kill workers whose outcomes were sent and never came; tell whether any worker holds work.
+
+        ZeroMQ drops a message for which there is no memory, closes the connection and says nothing.
+        """
+        working = [lane for lane in self._ventilator.lanes.values() if lane.batches]
+        if now < self._arrivals_at:
+            return bool(working)
+        self._arrivals_at = now + ARRIVALS_EVERY
+        for lane in working:
+            worker, due = self._crew.workers[lane.number], lane.received
+            if worker.exit_code is not None or worker.cell.fields[SENT] <= due:
+                continue
+            if worker.unarrived is None or worker.unarrived[0] != due:
+                worker.unarrived = due, now
+            elif now - worker.unarrived[1] >= LOST_SECONDS:
+                worker.killed_for = due, False
+                worker.kill(
+                    "ztasks did this because a result that it had sent did not arrive; was there enough memory in the "
+                    "user's process?"
+                )
+        return bool(working)
 
     def recall(self, lane: Lane, now: float) -> None:
         """Take back what a worker has not claimed; if it is claiming right now, try again later."""
