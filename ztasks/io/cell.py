@@ -33,11 +33,13 @@ WHY: Final = 6
 """Why it shall be stopped; written before STOP."""
 CLAIMED_AT: Final = 7
 """CLOCK_MONOTONIC nanoseconds of the last claim."""
+RECEIVED: Final = 8
+"""Positions below this have been received by the worker; after a recall, those that it had claimed."""
 
 WHY_LATE: Final = 0
 WHY_CANCELLED: Final = 1
 
-FIELDS: Final = 8
+FIELDS: Final = 9
 SIZE: Final = FIELDS * 8
 
 
@@ -78,8 +80,10 @@ class Cell:
         except BlockingIOError:
             return None
         try:
-            self.fields[CUT] += 1
-            return self.fields[CLAIMED]
+            fields = self.fields
+            fields[CUT] += 1
+            fields[RECEIVED] = min(fields[RECEIVED], fields[CLAIMED])
+            return fields[CLAIMED]
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 

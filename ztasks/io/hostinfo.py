@@ -48,6 +48,11 @@ def resident(pid: int) -> int:
         return peak_memory() if pid == os.getpid() else 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process has been stopped by a signal, and not continued."""
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] == ["T"]
+
+
 def peak_memory() -> int:
     """Return the most memory that this process has had resident, in bytes.
 

@@ -7,6 +7,7 @@ process by long: each new one sweeps those whose owner is gone, which a lock hel
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -20,10 +21,8 @@ PREFIX: Final = "ztasks-"
 MAX_BASE: Final = 70
 """A socket's path may have 107 characters; this leaves room for our own part of it."""
 
-ROOM_BYTES: Final = 1024 * 1024
-"""What must be free on its file system: the set-up and the claim cells are small, but a full disk would cut them off."""
-
-ROOM_FILES: Final = 64
+ROOM_BYTES: Final = 64 * 1024
+"""What must fit on its file system. The set-up and the claim cells are small, but a full disk would cut them off."""
 
 NEWBORN_SECONDS: Final = 3600.0
 """A directory without a lock may be one that is being made right now; only older ones are swept."""
@@ -32,22 +31,18 @@ NEWBORN_SECONDS: Final = 3600.0
 class RunDir:
     """A directory with mode 0700 and a lock that says that its owner lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: str | None = None) -> None:
+        """`only`: make it there, or not at all. Raises WorkersCannotStart."""
         troubles: list[OSError] = []
-        for base in _bases():
+        for base in _bases() if only is None else [only]:
             sweep(base)
             try:
                 self.path = _make_private(base)
-            except OSError as error:
-                troubles.append(error)
-                continue
-            try:
                 self._lock = _lock(self.path)
             except OSError as error:
-                remove(self.path)
                 troubles.append(error)
-                continue
-            return
+            else:
+                return
         if not troubles:
             raise _no_base()
         told = "; ".join(dict.fromkeys(map(str, troubles)))
@@ -84,15 +79,21 @@ def _make_private(base: str) -> str:
 
 
 def _lock(path: str) -> int:
-    """Make the lock file of a new directory; return its descriptor."""
+    """Make the lock file of a new directory and return its descriptor; if that fails, remove the directory."""
     # Locked under another name first: nobody ever sees a lock file that is not locked.
     newborn = os.path.join(path, "newborn")
-    lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    lock = -1
     try:
+        lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.write(lock, bytes(ROOM_BYTES)) < ROOM_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.ftruncate(lock, 0)
         os.rename(newborn, os.path.join(path, "lock"))
     except BaseException:
-        os.close(lock)
+        remove(path)
+        if lock >= 0:
+            os.close(lock)
         raise
     return lock
 
@@ -111,18 +112,12 @@ def _bases() -> Iterator[str]:
 
 
 def _usable(base: str) -> bool:
-    """Tell whether there is such a directory, this user can make something in it, and there is some room."""
-    try:
-        room = os.statvfs(base)
-    except OSError:
-        return False
-    full = room.f_bavail * room.f_frsize < ROOM_BYTES and room.f_blocks > 0
-    crowded = room.f_favail < ROOM_FILES and room.f_files > 0  # some file systems do not count them
-    return not full and not crowded and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
+    """Tell whether this user can make something in it."""
+    return os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
 
 
 def _base() -> str:
-    """Return where the directory goes."""
+    """Return where the directory goes, unless there is no room; raises WorkersCannotStart."""
     base = next(_bases(), None)
     if base is None:
         raise _no_base()
@@ -131,8 +126,8 @@ def _base() -> str:
 
 def _no_base() -> WorkersCannotStart:
     return WorkersCannotStart(
-        f"there is no directory for sockets: {_wanted()} is missing, full, cannot be written to, or its path is too long "
-        f"for a socket's address (more than {MAX_BASE} bytes), and so it is with /tmp, /var/tmp and /dev/shm. Nothing was "
+        f"there is no directory for sockets: {_wanted()} is missing, cannot be written to, or its path is too long for "
+        f"a socket's address (more than {MAX_BASE} bytes), and so it is with /tmp, /var/tmp and /dev/shm. Nothing was "
         "started. Set TMPDIR to a directory with a short path."
     )
 

@@ -12,9 +12,9 @@ from typing import Final
 from ztasks.core.lane import Lane
 from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
-from ztasks.io.cell import CLAIMED, CURSOR, SENT, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
+from ztasks.io.cell import CLAIMED, CURSOR, RECEIVED, SENT, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
 from ztasks.io.crew import Crew, WorkerProcess
-from ztasks.io.hostinfo import resident
+from ztasks.io.hostinfo import is_stopped, resident
 from ztasks.io.interrupt import STOP_SIGNAL
 from ztasks.io.stacks import DUMP_SIGNAL
 
@@ -89,7 +89,8 @@ class Timekeeper:
         return self._memory_at - now
 
     def _keep_arrivals(self, now: float) -> bool:
-        """Kill workers whose outcomes were sent and never came; tell whether any worker holds work.
+        """Kill workers whose outcomes were sent and never came, or to whom work was sent and never came; tell whether
+        any worker holds work.
 
         ZeroMQ drops a message for which there is no memory, closes the connection and says nothing.
         """
@@ -98,17 +99,15 @@ class Timekeeper:
             return bool(working)
         self._arrivals_at = now + ARRIVALS_EVERY
         for lane in working:
-            worker, due = self._crew.workers[lane.number], lane.received
-            if worker.exit_code is not None or worker.cell.fields[SENT] <= due:
-                continue
-            if worker.unarrived is None or worker.unarrived[0] != due:
-                worker.unarrived = due, now
-            elif now - worker.unarrived[1] >= LOST_SECONDS:
-                worker.killed_for = due, False
-                worker.kill(
-                    "ztasks did this because a result that it had sent did not arrive; was there enough memory in the "
-                    "user's process?"
-                )
+            worker = self._crew.workers[lane.number]
+            missing = _missing(lane, worker)
+            if not missing or worker.exit_code is not None:
+                worker.waited = None
+            elif worker.waited is None or worker.waited[0] != lane.received:
+                worker.waited = lane.received, now
+            elif now - worker.waited[1] >= LOST_SECONDS and not is_stopped(worker.pid):
+                worker.killed_for = lane.received, False
+                worker.kill(f"ztasks did this because {missing}")
         return bool(working)
 
     def recall(self, lane: Lane, now: float) -> None:
@@ -136,6 +135,16 @@ def _kill(worker: WorkerProcess, why: str, now: float, *, late: bool) -> float |
     worker.killed_for = cursor, late
     worker.kill(why)
     return None
+
+
+def _missing(lane: Lane, worker: WorkerProcess) -> str:
+    """Say what is under way between a worker and its head; empty if nothing is."""
+    fields, due = worker.cell.fields, lane.received
+    if fields[SENT] > due:
+        return "a result that it had sent did not arrive; was there enough memory in the user's process?"
+    if fields[RECEIVED] <= due and lane.dispatched > due:
+        return "the arguments that were sent to it did not arrive; was there enough memory in the worker?"
+    return ""
 
 
 def culprit_of(lane: Lane, worker: WorkerProcess) -> tuple[int | None, bool]:

@@ -19,7 +19,7 @@ from time import perf_counter
 from ztasks.errors import WireError
 from ztasks.io import setup as setup_file
 from ztasks.io import stacks
-from ztasks.io.cell import Cell
+from ztasks.io.cell import CUT, RECEIVED, Cell
 from ztasks.io.hostinfo import resident
 from ztasks.io.outbox import Outbox
 from ztasks.io.runner import Runner
@@ -134,6 +134,8 @@ class Worker:
         check_buffers(batch)
         small = int(batch.ships) + (batch.payload is None)
         frames = self._lane.receive_frames(small, sum(batch.buffers or ()))
+        if batch.cut == self._cell.fields[CUT]:
+            self._cell.fields[RECEIVED] = batch.position + batch.count
         self._runner.forget(batch.forget)
         if batch.ships:
             self._runner.learn_callable(batch.key, frames.pop(0))
