@@ -26,6 +26,7 @@ from ztasks.intake import (
     make_setup,
     make_source,
     never_started,
+    no_memory_to_pickle,
 )
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
@@ -130,6 +131,8 @@ class Executor(concurrent.futures.Executor):
         task = self._known.find(fn)
         try:
             payload = dump_call(args, kwargs)
+        except MemoryError:
+            raise no_memory_to_pickle(fn) from None
         except Exception as error:
             raise bad_arguments(fn, args, kwargs, error) from error
         inbox = self._inbox
@@ -137,6 +140,9 @@ class Executor(concurrent.futures.Executor):
         inbox.taken += size
         if inbox.taken - inbox.freed > inbox.max_bytes:
             inbox.wait_for_room(size, may_wait=not self._serves())
+            if self._refuse is not None:  # closed meanwhile
+                inbox.taken -= size
+                raise self._refuse()
         future: Future[R] = Future(self._head, self._delivery)
         slice_ = Slice(task, future, next(self._numbers), 1, payload, future._gate)
         future._slice = slice_

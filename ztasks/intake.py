@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, cast
 
-from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, ZtasksError
+from ztasks.errors import CallNotPicklable, ExecutorClosed, ForkedExecutor, InvalidOption, TooLarge, ZtasksError
 from ztasks.io.setup import Setup
 from ztasks.units import reason, shown
 from ztasks.wire.callables import describe
@@ -136,6 +136,14 @@ def bad_arguments(
     return CallNotPicklable(
         f"{which} of a job of {describe(fn)} cannot be pickled: {reason(error)}. Nothing was sent. "
         "Pass what the job can make it from (a path instead of an open file)."
+    )
+
+
+def no_memory_to_pickle(fn: Callable[..., Any]) -> TooLarge:
+    """There is no memory for a copy of the arguments."""
+    return TooLarge(
+        f"there is not enough memory in this process to pickle the arguments of a job of {describe(fn)}. Nothing was "
+        "sent. Pass a path instead of the data."
     )
 
 

@@ -87,7 +87,7 @@ def attempt(base: str) -> str:
     """Do what an executor does with its private directory; return what goes wrong, or nothing."""
     what = "a directory cannot be made"
     try:
-        private = RunDir()
+        private = RunDir(base)
         try:
             what = "files cannot be written"
             path = private.file("trial")

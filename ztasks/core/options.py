@@ -144,11 +144,12 @@ def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
 
 def count(value: object, what: str, least: int = 0) -> int:
     """Check that `value` is a whole number of at least `least`; raises InvalidOption."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    number = None if isinstance(value, bool) or not isinstance(value, int) else int.__index__(value)  # an exact one
+    if number is None or number < least:
         raise InvalidOption(f"{what} must be a whole number of at least {least}, not {shown(value)}")
-    if value > MAX_COUNT:
+    if number > MAX_COUNT:
         raise InvalidOption(f"{what} must be at most {MAX_COUNT}, not {shown(value)}")
-    return value
+    return number
 
 
 def retry_delay(options: Options, failures: int, chance: float) -> float:

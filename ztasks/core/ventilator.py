@@ -193,6 +193,7 @@ class Ventilator:
             batch = send.lane.take_back()
             if send.ships:
                 send.lane.callables.pop(batch.task.callable.key, None)
+            send.lane.callables.update(dict.fromkeys(send.forget))  # the worker still has them
             again[:0] = batch.slices
         failed, again = again[: len(batch.slices)], again[len(batch.slices) :]
         self.pending -= batch.count

@@ -58,8 +58,8 @@ class WorkerProcess:
         """Why it was killed by its parent."""
         self.doomed: tuple[int, float] | None = None
         """Which position it is about to be killed for, and when it was asked for its stack."""
-        self.waited: tuple[int, float] | None = None
-        """The position whose arguments, or outcome, are under way, and since when that has been seen."""
+        self.waited: tuple[int, int] | None = None
+        """The position whose arguments, or outcome, are under way, and how often that has been seen."""
         self.killed_for: tuple[int, bool] | None = None
         """The position of the job that it was killed for, and whether that had run out of time."""
         self.ended_at = 0

@@ -317,7 +317,7 @@ class Head:
         """Send a batch down its lane; if its worker has just gone, the news of its death brings the batch back."""
         lane = self._watch.lanes[send.lane.number]
         lane.send_batch(send)
-        if send.lane.budget == 0:
+        if send.lane.budget == 0 and send.batch.end == send.lane.dispatched:
             lane.send(encode(Leave()))
             self._ventilator.on_leaving(send.lane.number)
 

@@ -85,8 +85,7 @@ class Inbox:
         Raises TooLarge if it can never fit; then nothing of it is left in the books.
         """
         self.taken -= size
-        if self._waiting:  # it stood in their way for a moment
-            self._wake_waiting()
+        self._wake_waiting()  # it stood in their way for a moment
         if size > self.max_bytes:
             raise TooLarge(
                 f"the arguments of this job take {size} bytes, more than the byte budget of this executor, "
@@ -96,12 +95,11 @@ class Inbox:
         while True:
             alarm = threading.Lock()
             alarm.acquire()
+            self._waiting.append(alarm)  # first: whatever makes room after the look below releases it
             with self._room:
                 if not may_wait or self.taken - self.freed + size <= self.max_bytes or self.ended.is_set():
                     self.taken += size
                     return
-                self._waiting.append(alarm)
-            self.post(_nothing)  # it looks for who waits
             alarm.acquire()
 
     # --- the head's thread ---
@@ -117,15 +115,14 @@ class Inbox:
 
     def give_room(self) -> None:
         """Let those go on who wait for room, if there may be some now."""
-        if self._waiting and (self.freed != self._seen_freed or self.taken == self.freed):
+        if self._waiting and self.freed != self._seen_freed:
             self._seen_freed = self.freed
             self._wake_waiting()
 
     def end(self) -> None:
         """The head has ended: nobody shall wait any more."""
         self.ended.set()
-        with self._room:  # whoever comes to wait from now on sees that
-            self._wake_waiting()
+        self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         with contextlib.suppress(IndexError):  # several threads may be at it

@@ -28,6 +28,10 @@ TERM_SECONDS: Final = 5.0
 """How long terminating the context may take, linger included, before it is reported and given up."""
 
 
+CONNECTING: Final = 16
+"""How many descriptors must be free when a worker is about to connect. It takes some 6 of them; but if one cannot be
+had then, ZeroMQ does not report it: it aborts the whole process, which is the user's (ipc_listener.cpp)."""
+
 LARGE: Final = 64 * 1024
 """Frames of at least so many bytes are copied before the first frame of their message is sent."""
 
@@ -128,7 +132,8 @@ class Sockets:
         return self._control
 
     def lane(self, path: str) -> Socket:
-        """A lane, the head's side."""
+        """A lane, the head's side; its worker is about to connect. Raises OSError."""
+        _check_descriptors(CONNECTING)
         return self._make(zmq.PUSH, path, bound=True)
 
     def push_to(self, path: str) -> Socket:
@@ -195,6 +200,17 @@ class Sockets:
                 ResourceWarning,
                 stacklevel=2,
             )
+
+
+def _check_descriptors(count: int) -> None:
+    """Raise OSError unless so many descriptors can be had."""
+    found: list[int] = []
+    try:
+        for _ in range(count):
+            found.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in found:
+            os.close(descriptor)
 
 
 def _own(frame: Any) -> zmq.Frame:

@@ -24,8 +24,9 @@ DUMP_SECONDS: Final = 0.010
 ARRIVALS_EVERY: Final = 1.0
 """How often it is looked whether what was sent has come."""
 
-LOST_SECONDS: Final = 10.0
-"""After so long, what was sent and has not come is lost: a gigabyte takes one second."""
+LOST_LOOKS: Final = 10
+"""After so many looks, what was sent and has not come is lost: a gigabyte takes one second. Looks, not seconds: while
+the head itself does not run (Ctrl-Z, a thread that holds the interpreter), nothing is lost."""
 
 MEMORY_EVERY: Final = 0.050
 """How often the memory of workers is looked at, where it is limited."""
@@ -104,8 +105,10 @@ class Timekeeper:
             if not missing or worker.exit_code is not None:
                 worker.waited = None
             elif worker.waited is None or worker.waited[0] != lane.received:
-                worker.waited = lane.received, now
-            elif now - worker.waited[1] >= LOST_SECONDS and not is_stopped(worker.pid):
+                worker.waited = lane.received, 1
+            elif worker.waited[1] < LOST_LOOKS:
+                worker.waited = lane.received, worker.waited[1] + 1
+            elif not is_stopped(worker.pid):
                 worker.killed_for = lane.received, False
                 worker.kill(f"ztasks did this because {missing}")
         return bool(working)
