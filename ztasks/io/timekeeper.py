@@ -46,17 +46,18 @@ class Timekeeper:
     def keep(self, now: float) -> float | None:
         """Do what is due; return in how many seconds to look again, or None."""
         soonest = self._keep_memory(now)
-        if self._ventilator.lanes and self._keep_arrivals(now):
-            soonest = min(soonest or ARRIVALS_EVERY, max(0.0, self._arrivals_at - now))
+        if self._ventilator.pending:
+            again = self._keep_arrivals(now)
+            soonest = again if soonest is None else min(soonest, again)
         for lane in list(self._ventilator.timed.values()):
             worker = self._crew.workers.get(lane.number)
             if worker is None or worker.exit_code is not None:
                 continue
-            again = self._keep_lane(lane, worker, now)
-            if again is None:
+            next_look = self._keep_lane(lane, worker, now)
+            if next_look is None:
                 del self._ventilator.timed[lane.number]
             else:
-                soonest = again if soonest is None else min(soonest, again)
+                soonest = next_look if soonest is None else min(soonest, next_look)
         return soonest
 
     def _keep_lane(self, lane: Lane, worker: WorkerProcess, now: float) -> float | None:
@@ -89,17 +90,15 @@ class Timekeeper:
                         self._memory_at = now + DUMP_SECONDS
         return self._memory_at - now
 
-    def _keep_arrivals(self, now: float) -> bool:
-        """Kill workers whose outcomes were sent and never came, or to whom work was sent and never came; tell whether
-        any worker holds work.
+    def _keep_arrivals(self, now: float) -> float:
+        """Kill workers whose outcomes were sent and never came, or to whom work was sent and never came.
 
         ZeroMQ drops a message for which there is no memory, closes the connection and says nothing.
         """
-        working = [lane for lane in self._ventilator.lanes.values() if lane.batches]
         if now < self._arrivals_at:
-            return bool(working)
+            return self._arrivals_at - now
         self._arrivals_at = now + ARRIVALS_EVERY
-        for lane in working:
+        for lane in [lane for lane in self._ventilator.lanes.values() if lane.batches]:
             worker = self._crew.workers[lane.number]
             missing = _missing(lane, worker)
             if not missing or worker.exit_code is not None:
@@ -111,7 +110,7 @@ class Timekeeper:
             elif not is_stopped(worker.pid):
                 worker.killed_for = lane.received, False
                 worker.kill(f"ztasks did this because {missing}")
-        return bool(working)
+        return ARRIVALS_EVERY
 
     def recall(self, lane: Lane, now: float) -> None:
         """Take back what a worker has not claimed; if it is claiming right now, try again later."""
