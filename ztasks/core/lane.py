@@ -133,6 +133,11 @@ class Lane:
             total += left * (self.target if seconds is None else seconds)
         return total
 
+    def held(self) -> list[Slice]:
+        """Return what was dispatched on it and has not been received, as slices."""
+        rests = (batch.rest(max(self.received - batch.position, 0)) for batch in self.batches)
+        return [slice_ for rest in rests for slice_ in rest]
+
     def patience(self) -> float:
         """Return after how many seconds without progress it is looked at: one job alone has mostly begun."""
         return RECALL_AFTER if self.outstanding > 1 else 10 * RECALL_AFTER

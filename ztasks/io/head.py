@@ -25,13 +25,14 @@ from ztasks.core.lane import Send
 from ztasks.core.room import Room
 from ztasks.core.slices import Slice
 from ztasks.core.ventilator import Ventilator
-from ztasks.errors import ExecutorClosed, HeadFailed, WorkerLost, WorkersCannotStart
+from ztasks.errors import HeadFailed, WorkerLost, WorkersCannotStart
 from ztasks.io.budgets import Limits
 from ztasks.io.crew import Crew, guarded, write_stderr
 from ztasks.io.deliver import cancel, fail
 from ztasks.io.devices import Devices
 from ztasks.io.inbox import Inbox
 from ztasks.io.looking import RunningJob, look
+from ztasks.io.refusals import cannot_open, closed_meanwhile
 from ztasks.io.rundir import RunDir
 from ztasks.io.setup import FILE, Setup
 from ztasks.io.sink import Sink
@@ -72,7 +73,12 @@ class Head:
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
         self.thread = threading.Thread(target=self._run, name="ztasks-head", daemon=False)
-        self.inbox = Inbox(limits.max_bytes)
+        self._rundir = RunDir()
+        try:
+            self.inbox = Inbox(limits.max_bytes)
+        except OSError as error:
+            self._rundir.close()
+            raise cannot_open(error) from error
         self.post = self.inbox.post
         self._limits = limits
         self._setup = setup
@@ -84,7 +90,6 @@ class Head:
         self._closing = False
         self._stop_since: float | None = None
         self._stop_next = 0.0
-        self._rundir = RunDir()
 
     # --- any thread ---
 
@@ -144,7 +149,7 @@ class Head:
         try:
             self._open()
         except OSError as error:
-            self._broken = WorkersCannotStart(f"the executor cannot open what it needs: {error}. See `ztasks doctor`.")
+            self._broken = cannot_open(error)
         return self._broken is None
 
     def _open(self) -> None:
@@ -195,8 +200,10 @@ class Head:
                 continue
             looked = now
             due = self._look_after_workers(now)
-            if self._closing and ventilator.pending == 0 and not self._stop(now):
-                return
+            if self._closing and ventilator.pending == 0:
+                if not self._stop(now):
+                    return
+                due = min(STOP_EVERY, STOP_EVERY if due is None else due)
             inbox.hungry = ventilator.wants_work() or self._broken is not None
             inbox.asleep = True
             if busy or inbox or self._sink.waiting():
@@ -216,8 +223,6 @@ class Head:
         self._end_stopped()
         self._dispatch(now)
         due += [self._timekeeper.keep(now), ventilator.next_event(now)]  # of what has just been sent as well
-        if self._stop_since is not None:
-            due.append(max(0.0, self._stop_next - now))
         return min((seconds for seconds in due if seconds is not None), default=None)
 
     def _wants_replacement(self) -> bool:
@@ -245,7 +250,7 @@ class Head:
 
     def _accept(self, slices: list[Slice]) -> None:
         if self._stop_since is not None:  # posted before the executor was closed, and read too late
-            fail(slices, _closed_meanwhile())
+            fail(slices, closed_meanwhile())
             return
         self._ventilator.on_submit(slices)
 
@@ -371,22 +376,12 @@ class Head:
     def _fail_everything(self, error: BaseException) -> None:
         """Fail what waits and what is assigned: the head itself has failed."""
         self._fail_waiting(error)
-        assigned = [
-            slice_
-            for lane in self._ventilator.lanes.values()
-            for batch in lane.batches
-            for slice_ in batch.rest(max(lane.received - batch.position, 0))
-        ]
-        fail(assigned, error)
+        fail([slice_ for lane in self._ventilator.lanes.values() for slice_ in lane.held()], error)
 
     def refuse_late(self) -> None:
         """Fail what was posted too late; called at the end, and by whoever posts after it."""
-        error = self._broken or _closed_meanwhile()
+        error = self._broken or closed_meanwhile()
         fail([item for item in self.inbox.take() if isinstance(item, Slice)], error)
-
-
-def _closed_meanwhile() -> ExecutorClosed:
-    return ExecutorClosed("the executor was closed while this job was being submitted; it was not run")
 
 
 def _chance() -> float:

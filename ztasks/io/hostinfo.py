@@ -76,5 +76,5 @@ def memory() -> int:
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    group = Cgroups().memory()
-    return min(limits) if group is None else min(*limits, group.limit)
+    group = Cgroups().memory_limit()
+    return min(limits) if group is None else min(*limits, group)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -78,13 +79,21 @@ class Cgroups:
 
     def memory(self) -> Bound | None:
         """Return the memory limit that leaves the least; caches that the kernel would give back do not count."""
+        return min(self._memory(), key=lambda bound: bound.free, default=None)
+
+    def memory_limit(self) -> int | None:
+        """Return the least limit of memory, however much of it is used."""
+        return min((bound.limit for bound in self._memory()), default=None)
+
+    def _memory(self) -> list[Bound]:
         names = [("memory.max", "memory.current"), ("memory.high", "memory.current")]
         names.append(("memory.limit_in_bytes", "memory.usage_in_bytes"))
-        return self._tightest("memory", names, _reclaimable)
+        return self._bounds("memory", names, _reclaimable)
 
     def processes(self) -> Bound | None:
         """Return the limit of processes and threads that leaves the least."""
-        return self._tightest("pids", [("pids.max", "pids.current")], lambda folder: 0)
+        bounds = self._bounds("pids", [("pids.max", "pids.current")], lambda folder: 0)
+        return min(bounds, key=lambda bound: bound.free, default=None)
 
     def cpus(self) -> float | None:
         """Return the least quota, in CPUs."""
@@ -106,7 +115,7 @@ class Cgroups:
                 return field(text, "oom_kill")
         return 0
 
-    def _tightest(self, kind: str, names: list[tuple[str, str]], reclaimable: Callable[[str], int]) -> Bound | None:
+    def _bounds(self, kind: str, names: list[tuple[str, str]], reclaimable: Callable[[str], int]) -> list[Bound]:
         found = []
         for folder in self.folders(kind):
             for limit_name, used_name in names:
@@ -114,7 +123,7 @@ class Cgroups:
                 if limit is not None and limit < UNLIMITED:
                     used = max(0, (used or 0) - reclaimable(folder))
                     found.append(Bound(limit, used, f"{folder}/{limit_name}"))
-        return min(found, key=lambda bound: bound.free, default=None)
+        return found
 
 
 def host_memory(path: str = "/proc/meminfo") -> Bound | None:
@@ -129,7 +138,7 @@ def open_descriptors() -> int:
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
             return len(os.listdir(folder)) - 1  # one is the look itself
-    return 3
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # there is not even one left to look with
 
 
 def user_threads(proc: str = "/proc") -> int | None:

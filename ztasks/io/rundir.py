@@ -33,23 +33,23 @@ class RunDir:
 
     def __init__(self, only: str | None = None) -> None:
         """`only`: make it there, or not at all. Raises WorkersCannotStart."""
-        troubles: list[OSError] = []
+        troubles: dict[str, OSError] = {}
         for base in _bases() if only is None else [only]:
             sweep(base)
             try:
                 self.path = _make_private(base)
                 self._lock = _lock(self.path)
             except OSError as error:
-                troubles.append(error)
+                troubles[base] = error
             else:
                 return
         if not troubles:
             raise _no_base()
-        told = "; ".join(dict.fromkeys(map(str, troubles)))
+        told = "; ".join(f"{base}: {error.strerror}" for base, error in troubles.items())
         raise WorkersCannotStart(
             f"no private directory can be made: {told}. Nothing was started. Free some space there, or set TMPDIR to a "
             "directory that can be written to."
-        ) from troubles[0]
+        ) from next(iter(troubles.values()))
 
     def file(self, name: str) -> str:
         """Return the path of a file in the directory."""
@@ -87,7 +87,7 @@ def _lock(path: str) -> int:
         lock = os.open(newborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.write(lock, bytes(ROOM_BYTES)) < ROOM_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(lock, 0)
         os.rename(newborn, os.path.join(path, "lock"))
     except BaseException:
@@ -112,7 +112,11 @@ def _bases() -> Iterator[str]:
 
 
 def _usable(base: str) -> bool:
-    """Tell whether this user can make something in it."""
+    """Tell whether this user can make something in it, and ZeroMQ can write its name."""
+    try:
+        base.encode()
+    except UnicodeEncodeError:
+        return False
     return os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
 
 

@@ -51,6 +51,7 @@ def read(path: str) -> str:
     except OSError:
         return ""
     sections = [_without_ours(section) for section in text.split("\n\n")]
+    sections.sort(key=lambda section: section.startswith("Thread "))  # what is current, or fatal, comes first
     return "\n\n".join(filter(None, sections))
 
 

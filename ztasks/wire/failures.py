@@ -27,7 +27,7 @@ from ztasks.wire.verdict import EVERYTHING, Retry, Verdict
 
 def raised(offset: int, error: BaseException, verdict: Verdict = EVERYTHING) -> Failure:
     """Describe what a job raised; the exception itself comes along if it survives a round trip."""
-    if type(error) is JobTimeout:
+    if type(error) is JobTimeout and error.certificate is None:  # with one, it is of an executor of the job's own
         retry = verdict.allows(error)
         return Failure(offset, "timeout", "JobTimeout", _message(error), _traceback(error), b"", retry)
     if type(error) is JobCancelled:
@@ -37,7 +37,8 @@ def raised(offset: int, error: BaseException, verdict: Verdict = EVERYTHING) -> 
     except BaseException:  # noqa: BLE001 - whatever its pickling does wrong, the description still arrives
         pickled = b""
     after = error.after if isinstance(error, Retry) else None
-    if not isinstance(after, int | float) or not 0 <= after < MAX_SECONDS:  # of a subclass that means something else
+    sensible = isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after < MAX_SECONDS
+    if not sensible:  # a subclass may mean something else by it
         after = None
     retry = verdict.allows(error)
     return Failure(offset, "raised", _type_name(error), _message(error), _traceback(error), pickled, retry, after)
