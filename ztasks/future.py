@@ -138,7 +138,10 @@ class Future(BaseFuture[T]):
             return self._cancel()
         except BaseException:
             if got and got[0] and self._state not in _DONE:
-                self._cancel()
+                try:
+                    self._cancel()
+                except RecursionError:  # no stack is left for it here; the head has some, and looks at what is queued
+                    self._head.inbox.items.append(self._cancel)
             raise
 
     def _cancel(self) -> bool:

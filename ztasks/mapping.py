@@ -23,7 +23,7 @@ from ztasks.core.window import SLICE_BYTES, Window
 from ztasks.errors import CallNotPicklable
 from ztasks.io.deliver import Segment
 from ztasks.io.head import Head
-from ztasks.outcome import Outcome, cut, entries, outcome_of, plain_values
+from ztasks.outcome import Outcome, cut, entries, plain_values
 from ztasks.units import reason
 from ztasks.wire.payload import PRIMITIVES, Pickled, dump, load, pack, pack_primitives
 
@@ -148,33 +148,50 @@ class Map:
 
         What can change is pickled at once: a generator may reuse it for the next.
         """
-        source: Iterator[Any] = islice(self._source, wanted)
-        pulled: list[Any] | None = None
-        if self._plain and self._kept is None:
+        before, size = len(items), 0
+        pulled: list[Any] = []
+        if self._plain:
             pulled = list(islice(chain(self._back, self._source), wanted))
             kinds = set(map(type, pulled))
-            size = 0 if kinds <= SMALL else SAMPLED * sum(map(getsizeof, pulled[::SAMPLED]))
-            if kinds <= PRIMITIVES and size < room:
-                items += pulled
-                return size
-            source = iter(pulled)
-        append, kept, size = items.append, self._kept, 0
+            if kinds <= PRIMITIVES:
+                size = 0 if kinds <= SMALL else SAMPLED * sum(map(getsizeof, pulled[::SAMPLED]))
+                if size < room:
+                    items += pulled
+                    self._keep(pulled, before)
+                    return size
+        source = iter(pulled) if self._plain else islice(self._source, wanted)
         try:
-            for item in source:
-                value = item
-                if type(item) not in SMALL:
-                    if type(item) not in PRIMITIVES:
-                        value = self._pickle(item, self._window.pulled + len(items))
-                    size += value.nbytes if type(value) is Pickled else len(value)
-                if kept is not None:  # what a generator gives it may change later
-                    kept[self._window.pulled + len(items)] = item if self._plain else value
-                append(value)
-                if size >= room:
-                    break
+            size = self._take(source, items, room)
         finally:
-            if pulled is not None and (rest := [*source]):
-                self._back = iter([*rest, *self._back])
+            taken = len(items) - before
+            self._keep(pulled[:taken] if self._plain else items[before:], before)
+            if taken < len(pulled):
+                self._back = iter([*pulled[taken:], *self._back])
         return size
+
+    def _take(self, source: Iterator[Any], items: list[Any], room: int) -> int:
+        """Add what the source gives to the items, pickled if it can change; return how many bytes that takes."""
+        append, size = items.append, 0
+        for item in source:
+            kind = type(item)
+            if kind in SMALL:
+                append(item)
+                continue
+            if kind in PRIMITIVES:
+                size += len(item)
+                append(item)
+            else:
+                pickled = data, buffers = self._pickle(item, self._window.pulled + len(items))
+                size += len(data) + (sum(map(len, buffers)) if buffers else 0)
+                append(pickled)
+            if size >= room:
+                break
+        return size
+
+    def _keep(self, values: list[Any], offset: int) -> None:
+        """Keep inputs for their outcomes; those that may change as they were pickled."""
+        if self._kept is not None:
+            self._kept.update(enumerate(values, self._window.pulled + offset))
 
     def _pickle(self, item: Any, index: int) -> Pickled:
         try:
@@ -269,14 +286,19 @@ class Map:
         one = self.task.shape == "one"
         try:
             while (segment := self._next()) is not None:
+                first, started, seconds = segment.first, segment.started, segment.seconds
+                worker, max_rss = segment.worker, segment.max_rss or None
+                attempts = segment.attempt if worker is not None else 0
                 for place, value, error in entries(segment):
-                    item = kept.pop(segment.first + place)
+                    index = first + place
+                    item = kept.pop(index)
                     if type(item) is Pickled:
                         item = load(*item)
                     args, kwargs = item if call_shape else ((item,) if one else item, None)
-                    yield outcome_of(segment, place, args, kwargs, value, error)
-                    del value, error, item, args, kwargs
-                del segment  # what has been consumed must not stay while the next is waited for
+                    began = started[place] if started else None
+                    took = seconds[place] if seconds else 0.0
+                    yield Outcome(index, args, value, error, began, took, attempts, worker, max_rss, kwargs)
+                del segment, value, error, item, args, kwargs  # what has been consumed must not stay in memory
             if self._error is not None:
                 raise self._error
         finally:

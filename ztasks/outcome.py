@@ -43,30 +43,6 @@ class Outcome(msgspec.Struct, Generic[R]):
         return self.exception is None
 
 
-def outcome_of(
-    segment: Segment,
-    place: int,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    value: Any,
-    error: BaseException | None,
-) -> Outcome[Any]:
-    """Make the outcome of one item of a segment."""
-    ran = segment.worker is not None
-    return Outcome(
-        segment.first + place,
-        args,
-        value,
-        error,
-        segment.started[place] if segment.started else None,
-        segment.seconds[place] if segment.seconds else 0.0,
-        segment.attempt if ran else 0,
-        segment.worker,
-        segment.max_rss or None,
-        kwargs,
-    )
-
-
 def cut(segment: Segment, start: int, end: int) -> Segment:
     """Return the places `start` to `end` of a segment."""
     return msgspec.structs.replace(

@@ -436,8 +436,8 @@ class Rig:
         assert record.starts == 1 or not record.task.options.at_most_once, "it was run a second time"
         assert worker.unsent == [] or not record.task.options.at_most_once, "it is not alone on its lane"
 
-    def run(self, worker: FakeWorker, fates: Iterable[str]) -> None:
-        """The worker ends what it runs, and runs claimed items.
+    def run(self, worker: FakeWorker, fates: Iterable[str | BaseException]) -> None:
+        """The worker ends what it runs, and runs claimed items. Fates: what is raised, with the item as its message, or
 
         `ok`; `retry` (fails; may be tried again unless the task's options say otherwise); `fatal` (fails for good);
         `after` (asks to be run again in 7 s); `heed` (stops if it was told to).
@@ -451,9 +451,11 @@ class Rig:
             assert given is not None
             worker.end(self._outcome(given, fate))
 
-    def _outcome(self, given: Given, fate: str) -> object:
+    def _outcome(self, given: Given, fate: str | BaseException) -> object:
         record, message = self.records[given.item], str(given.item)
         verdict = record.task.options.verdict
+        if isinstance(fate, BaseException):
+            return failures.raised(0, fate, verdict)
         if fate == "fatal":
             return Failure(0, "result", "Failed", message, "", b"", retry=False)
         if fate == "retry":
@@ -527,8 +529,8 @@ class Rig:
         """The worker of a job has died while running it: return how it ends, or None."""
         options = record.task.options
         if late:
-            tried_again = options.retry_on is None and JobTimeout not in options.no_retry_on
-            if record.failures < options.retries and tried_again:
+            wanted = options.retry_on is None or JobTimeout in options.retry_on
+            if record.failures < options.retries and wanted and JobTimeout not in options.no_retry_on:
                 self._pause(record, None)
                 record.late += 1
                 return None

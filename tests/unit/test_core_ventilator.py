@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from books import KILLED, Rig, tell
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from ztasks.core.lane import RECALL_AFTER, LaneState
 from ztasks.core.slices import State
-from ztasks.errors import WireError
+from ztasks.errors import JobTimeout, WireError
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.loss import Loss
 from ztasks.wire.messages import Failure, Results
+from ztasks.wire.verdict import Retry
 
 
 def rig_with(known: float | None = None, **options: object) -> Rig:
@@ -140,6 +143,48 @@ def test_a_failure_touches_no_other_item_of_its_slice() -> None:
     rig.finish()
 
 
+@pytest.mark.parametrize(("after", "pause"), [(None, 1.0), (0.0, 0.0), (7.0, 7.0), (500.0, 500.0)])
+def test_a_job_that_asks_to_be_run_again_may_say_when(after: float | None, pause: float) -> None:
+    """Whatever `backoff` and `max_backoff` say."""
+    rig = rig_with(retries=1, backoff=1.0, max_backoff=2.0, retry_on=())
+    worker = rig.start()
+    rig.submit(rig.tasks[0])
+    for end in (None, "failed"):
+        rig.dispatch()
+        rig.claim(worker, 1)
+        rig.run(worker, [Retry(after, "(0, 0)")])
+        rig.report(worker)
+        assert rig.records[0, 0].end == end, "it counts against `retries`"
+        assert end or rig.ventilator.next_event(rig.now) == pause
+        rig.now += pause
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "end"),
+    [
+        ({}, KeyError("(0, 0)"), None),
+        ({"retry_on": OSError}, ConnectionError("(0, 0)"), None),
+        ({"retry_on": OSError}, ValueError("(0, 0)"), "failed"),
+        ({"no_retry_on": OSError}, ConnectionError("(0, 0)"), "failed"),
+        ({"retry_on": OSError, "no_retry_on": ConnectionError}, ConnectionError("(0, 0)"), "failed"),
+        ({"no_retry_on": JobTimeout}, JobTimeout("(0, 0)"), "failed"),
+        ({"retry_on": OSError}, JobTimeout("(0, 0)"), "failed"),
+        ({}, JobTimeout("(0, 0)"), None),
+        ({}, SystemExit("(0, 0)"), None),
+    ],
+)
+def test_which_failures_are_tried_again(options: dict[str, Any], error: BaseException, end: str | None) -> None:
+    rig = rig_with(retries=1, **options)
+    worker = rig.start()
+    rig.submit(rig.tasks[0])
+    rig.dispatch()
+    rig.claim(worker, 1)
+    rig.run(worker, [error])
+    rig.report(worker)
+    assert rig.records[0, 0].end == end
+    rig.finish()
+
+
 # --- losses ---
 
 
@@ -205,6 +250,48 @@ def test_a_job_that_did_not_heed_its_timeout_has_failed_not_crashed() -> None:
         rig.die(worker, running=True, late=True)
         assert rig.records[0, 0].end == end
     assert (job.failures, job.crashes) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ({"retries": 1}, None),
+        ({"retries": 1, "no_retry_on": JobTimeout}, "timeout"),
+        ({"retries": 1, "retry_on": OSError}, "timeout"),
+        ({"retries": 1, "retry_on": JobTimeout}, None),
+        ({"crash_retries": 9}, "timeout"),
+    ],
+)
+def test_whether_a_job_that_was_late_is_tried_again_is_for_the_options_to_say(
+    options: dict[str, Any], end: str | None
+) -> None:
+    rig = rig_with(timeout=1.0, **options)
+    worker = rig.start()
+    rig.submit(rig.tasks[0])
+    rig.dispatch()
+    rig.claim(worker, 1)
+    rig.die(worker, running=True, late=True)
+    assert rig.records[0, 0].end == end
+    rig.finish()
+
+
+def test_failures_and_crashes_are_counted_apart() -> None:
+    rig = rig_with(retries=1, crash_retries=1, backoff=0.0)
+    (job,) = rig.submit(rig.tasks[0])
+    for fate in ("die", "retry", "ok"):
+        worker = rig.start()
+        rig.dispatch()
+        rig.claim(worker, 1)
+        if fate == "die":
+            rig.die(worker, running=True)
+        else:
+            rig.run(worker, [fate])
+            rig.report(worker)
+            rig.die(worker)
+    assert (rig.records[0, 0].end, job.failures, job.crashes, job.attempt) == ("done", 1, 1, 3)
+    crash, failure = job.history
+    assert isinstance(crash, DeathCertificate)
+    assert failure == "OSError: (0, 0)"
 
 
 def test_what_a_lost_worker_reported_last_comes_too_late() -> None:
@@ -294,6 +381,72 @@ def test_work_is_recalled_when_it_stands_still_while_another_lane_idles() -> Non
     assert rig.ventilator.recallable(rig.now) == [rig.books(busy)]
     rig.submit(rig.tasks[0])
     assert rig.ventilator.recallable(rig.now) == [], "something is queued"
+
+
+def test_one_job_alone_is_taken_back_too_but_later() -> None:
+    """It has mostly begun; but a worker may have been stopped before it claimed it."""
+    rig = rig_with()
+    stuck, _ = rig.start(), rig.start()
+    rig.submit(rig.tasks[0])
+    (send,) = rig.dispatch()
+    stuck = rig.workers[send.lane.number]
+    rig.now = 2 * RECALL_AFTER
+    assert rig.ventilator.recallable(rig.now) == []
+    rig.now = rig.ventilator.next_event(0.0) or 0.0
+    assert rig.now > 2 * RECALL_AFTER
+    assert rig.ventilator.recallable(rig.now) == [rig.books(stuck)]
+    rig.recall(stuck)
+    (send,) = rig.dispatch()
+    assert send.lane.number != stuck.number
+    rig.finish()
+
+
+# --- what cannot be sent ---
+
+
+def test_what_cannot_be_sent_has_failed_and_its_lane_goes_on() -> None:
+    rig = rig_with()
+    worker = rig.start(budget=5)
+    rig.submit(rig.tasks[0], 2)
+    rig.dispatch(unsendable=0)
+    assert [record.end for record in rig.records.values()] == ["unsendable", None]
+    lane = rig.books(worker)
+    assert (lane.outstanding, lane.nbytes, lane.budget, lane.state) == (0, 0, 5, LaneState.READY)
+    (send,) = rig.dispatch()
+    assert send.ships, "the callable has not been sent either"
+    rig.finish()
+    assert rig.records[0, 1].end == "done"
+
+
+@pytest.mark.parametrize(("unsendable", "lost"), [(0, 0), (1, 1), (2, 2)])
+def test_of_several_batches_for_one_lane_only_the_one_that_cannot_be_sent_has_failed(
+    unsendable: int, lost: int
+) -> None:
+    rig = rig_with(known=1e-6)
+    worker = rig.start()
+    for task in rig.tasks[1:]:
+        rig.submit_slice(task, 2)
+    rig.submit(rig.tasks[0], 2)
+    sends = rig.dispatch(unsendable)
+    assert [send.lane.number for send in sends] == [worker.number] * 3
+    failed = [item for item, record in rig.records.items() if record.end == "unsendable"]
+    assert {number for number, _ in failed} == {sends[lost].batch.task.map_number}
+    assert len(failed) == 2
+    assert rig.books(worker).outstanding == 2 * unsendable
+    rig.finish()
+    assert all(record.starts == (item not in failed) for item, record in rig.records.items())
+
+
+def test_what_could_not_be_sent_behind_it_comes_first_afterwards() -> None:
+    rig = rig_with(known=1e-6)
+    rig.start()
+    for task in rig.tasks[1:]:
+        rig.submit_slice(task, 2)
+    sends = rig.dispatch(unsendable=0)
+    rig.submit(rig.tasks[0])
+    again = rig.dispatch()
+    assert again[0].batch.task is sends[1].batch.task
+    rig.finish()
 
 
 # --- cancelling ---

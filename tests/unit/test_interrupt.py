@@ -1,4 +1,4 @@
-"""Ctrl-C once and twice, as the thread that carries it out sees it."""
+"""The signals that end a run, once and twice, as the thread that carries it out sees them."""
 
 import os
 import signal
@@ -26,23 +26,84 @@ class Calls:
         return self.made.get(timeout=10)
 
 
-def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def press(number: signal.Signals = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
 
 
-def test_the_first_drains_and_the_second_kills() -> None:
+DRAINING = [signal.SIGINT, signal.SIGTERM]
+ALL = [*DRAINING, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("first", DRAINING)
+@pytest.mark.parametrize("second", ALL)
+def test_the_first_drains_and_the_second_kills(first: signal.Signals, second: signal.Signals) -> None:
     calls = Calls()
     with calls.stopper() as stopper:
         assert not stopper.interrupted
-        press()
+        press(first)
         assert calls.next() == "drain"
         assert stopper.interrupted
         assert not stopper.killed.is_set()
-        press()
+        press(second)
         assert calls.next() == "kill"
         assert stopper.killed.is_set()
+        assert stopper.signal == first
+        press(second)
+    assert calls.made.empty()
+
+
+def test_a_terminal_that_goes_away_kills() -> None:
+    calls = Calls()
+    with calls.stopper() as stopper:
+        press(signal.SIGHUP)
+        assert calls.next() == "kill"
+        assert stopper.signal == signal.SIGHUP
         press()
     assert calls.made.empty()
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_after_abandoning_only_counts_for_the_exit_code(number: signal.Signals) -> None:
+    calls = Calls()
+    with calls.stopper() as stopper:
+        stopper.abandon()
+        assert calls.next() == "kill"
+        press(number)
+    assert stopper.signal == number
+    assert calls.made.empty()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_outside_of_a_run_a_signal_ends_what_goes_on(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    before, closed = signal.getsignal(number), []
+    with interrupt.ended_by_signal() as ending:
+        try:
+            press(number)
+            raise AssertionError("it goes on")
+        except Exception as error:  # it is none
+            raise AssertionError from error
+        finally:
+            closed.append(True)
+    assert ending.exit_code == 128 + number
+    assert closed == [True]
+    assert signal.getsignal(number) is before
+    assert capfd.readouterr().err == f"ztasks: {interrupt.ENDED_BY[number]}\n"
+
+
+def test_without_a_signal_nothing_ends() -> None:
+    with interrupt.ended_by_signal() as ending:
+        pass
+    assert ending.exit_code == 0
+
+
+def test_within_it_a_run_sees_to_its_signals_itself() -> None:
+    calls = Calls()
+    with interrupt.ended_by_signal() as ending:
+        with calls.stopper():
+            press(signal.SIGTERM)
+            assert calls.next() == "drain"
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert ending.exit_code == 0
 
 
 def test_abandon_kills_without_an_interrupt() -> None:
@@ -53,20 +114,23 @@ def test_abandon_kills_without_an_interrupt() -> None:
     assert not stopper.interrupted
 
 
-def test_the_handler_is_given_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", ALL)
+def test_the_handler_is_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with Calls().stopper():
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(number) is not before
+    assert signal.getsignal(number) is before
 
 
-def test_ctrl_c_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with Calls().stopper():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with interrupt.ended_by_signal(), Calls().stopper():
+            assert signal.getsignal(number) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_an_end_that_takes_too_long_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,17 +50,18 @@ class VentilatorMachine(RuleBasedStateMachine):
     @initialize(known=st.sampled_from([None, 1e-6, 2e-3]), first=BUDGET, second=BUDGET, room=ROOMS)
     def open(self, known: float | None, first: int | None, second: int | None, room: Room | None) -> None:
         self.rig = rig = Rig(room=room or Room(1000))
-        wants: dict[str, Any] = {"cpus": 2, "memory": 4} if room else {}
+        broad: dict[str, Any] = {"cpus": 2} if room else {}
+        large: dict[str, Any] = {"memory": 4} if room else {}
         once: dict[str, Any] = {"at_most_once": True} if room else {}
         self.jobs = [
             rig.task(),
             rig.task(retries=2, backoff=0.5, crash_retries=0, timeout=5.0, grace=1.0, no_retry_on=JobTimeout),
-            rig.task(retries=1, retry_on=OSError, max_backoff=2.0, timeout=2.0, **wants),
+            rig.task(retries=1, retry_on=OSError, max_backoff=2.0, timeout=2.0, **broad),
             rig.task(timeout=5.0, grace=0.0, **once),
         ]
         self.maps = [
             rig.task("one", map_number=1, crash_retries=1),
-            rig.task("star", map_number=2, retries=1, retry_on=LookupError, detail=True, **wants),
+            rig.task("star", map_number=2, retries=1, retry_on=LookupError, detail=True, **large),
             rig.task("one", map_number=3, retries=3, backoff=0.0),
             rig.task("one", map_number=4, **once),
         ]

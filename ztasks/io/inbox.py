@@ -41,19 +41,19 @@ class Inbox:
         self.ended = threading.Event()
         """Set when the head has closed everything."""
         self.wakeup = Wakeup()
-        self._items: deque[Slice | Callable[[], None]] = deque()
+        self.items: deque[Slice | Callable[[], object]] = deque()
         self._waiting: deque[threading.Lock] = deque()
         self._seen_freed = 0
         self._room = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     # --- any thread ---
 
-    def post(self, item: Slice | Callable[[], None]) -> None:
+    def post(self, item: Slice | Callable[[], object]) -> None:
         """Hand over a slice to run, or something to call in the head's thread."""
-        self._items.append(item)
+        self.items.append(item)
         # A wake-up takes the interpreter away from the caller, for longer than the whole rest of a submit.
         # Only the thread itself resets `asleep`: a KeyboardInterrupt between the two would leave it asleep for ever.
         if self.asleep and (self.hungry or type(item) is not Slice):
@@ -104,9 +104,9 @@ class Inbox:
 
     # --- the head's thread ---
 
-    def take(self) -> Iterator[Slice | Callable[[], None]]:
+    def take(self) -> Iterator[Slice | Callable[[], object]]:
         """Yield what has been posted."""
-        items = self._items
+        items = self.items
         while True:
             try:
                 yield items.popleft()
