@@ -79,7 +79,7 @@ def descriptors() -> set[str]:
     """Return the open descriptors, each with what it leads to."""
     found = set()
     for entry in os.listdir("/proc/self/fd"):
-        if os.path.lexists(f"/proc/self/fd/{entry}"):  # the listing's own is gone
+        with contextlib.suppress(FileNotFoundError):  # the listing's own is gone
             found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")
     return found
 

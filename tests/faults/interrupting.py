@@ -15,8 +15,9 @@ import threading
 import time
 
 import fault_jobs as jobs
-import ztasks.io.sockets  # what is imported late, is imported now
 from holding import children, descriptors
+
+import ztasks.io.sockets  # what is imported late, is imported now
 from ztasks import Executor
 
 SPANS = (0.004, 0.004, 0.15)
@@ -41,8 +42,8 @@ def interrupted(delay: float) -> bool:
             signal.pthread_kill(main, signal.SIGINT)
 
     presser = threading.Thread(target=press)
-    presser.start()
     try:
+        presser.start()
         try:
             use()
         finally:

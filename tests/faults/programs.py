@@ -34,6 +34,8 @@ class Program:
         self.tmp = Path(tempfile.mkdtemp(prefix="p"))
         self.out = self.err = ""
         """What it has written; with a terminal, `out` has it all."""
+        self.ended_at = 0.0
+        """When its end was seen, by the monotonic clock."""
         self._mark = os.urandom(8).hex()
         environment = support.environment(TMPDIR=str(self.tmp), **{MARK: self._mark}, **env)
         environment.pop("PYTHONWARNINGS", None)  # users see no ResourceWarning
@@ -114,6 +116,7 @@ class Program:
             if monotonic() > end:
                 raise AssertionError(f"it did not end within {seconds} s; it wrote:\n{self.out}\n{self.err}")
             sleep(0.002)
+        self.ended_at = monotonic()
         support.wait_for(lambda: not self.processes(), f"the end of its processes {self.processes()}", 3.0)
         for reader in self._readers:
             reader.join(support.DEADLINE)

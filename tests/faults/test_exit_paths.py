@@ -42,6 +42,9 @@ def tell(text):
     return lambda done: print(text, done.cancelled(), flush=True)
 """
 
+KILLED = 1.5
+"""Seconds in which a second Ctrl-C has ended all: 1, and some for a machine that is busy with other tests."""
+
 TRACEBACK = r"Traceback \(most recent call last\):\n(  .*\n)+"
 THREAD = r"Exception in thread .*:\nTraceback \(most recent call last\):\n(  .*\n)+"
 
@@ -338,7 +341,7 @@ def test_row_16_ctrl_c_in_a_script(tmp_path: Path, phase: str, times: int) -> No
             running.touch("go")
         # a main thread that has ended has set the exit code already
         assert running.finish() == (0 if phase == "at exit" else -signal.SIGINT)
-        assert time.monotonic() - begin < (2.0 if times == 2 else 10.0)
+        assert running.ended_at - begin < (KILLED if times == 2 else 10.0)
         assert running.out.startswith("^C")
         assert "KeyboardInterrupt" in running.out
         assert "ztasks:" not in running.out
@@ -439,7 +442,7 @@ def test_row_16_ctrl_c_in_a_run(tmp_path: Path, phase: str, number: signal.Signa
                 running.wait_for("Ctrl-C again to kill" if number == signal.SIGINT else "a second SIGTERM kills them")
                 running.touch("go")
         assert running.finish() == 128 + number
-        assert time.monotonic() - begin < (1.0 if times == 2 else 10.0)
+        assert running.ended_at - begin < (KILLED if times == 2 else 10.0)
         assert "Traceback" not in running.out + running.err
         assert running.directories() == []
     if phase == "loading":

@@ -7,6 +7,7 @@ collector nor the end of a last reference can close anything: whatever is closed
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -111,19 +112,21 @@ def test_closing_does_all_itself(tmp_path: Path, way: str) -> None:
 
 
 def test_a_worker_closes_all_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sockets and context are closed before the interpreter ends; of threads and descriptors none of ours is left."""
+    """It leaves by itself when it is told to. Sockets and context are closed before the interpreter ends, and no thread
+    and descriptor of ours is left."""
     monkeypatch.setenv("ZT_REPORTS", str(tmp_path))
     with Executor(max_workers=2, preload=["holding_worker"]) as executor:
         assert sum(executor.map(jobs.square, range(1000))) == 332833500
         assert isinstance(executor.submit(jobs.raise_chain).exception(10), ValueError)
         assert executor.submit(bytearray, bytearray(200_000)).result(10) == bytearray(200_000)
+        pids = {executor.submit(os.getpid).result(10) for _ in range(10)}
         timed = executor.submit(ztasks.options(time.sleep, timeout=0.05), 600)
         assert isinstance(timed.exception(10), ztasks.JobTimeout)
-    reports = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
-    assert reports
-    for report in reports:
+    reports = {int(file.stem): json.loads(file.read_text()) for file in tmp_path.iterdir()}
+    assert pids <= set(reports), "these were killed"
+    for report in reports.values():
         assert report["sockets"] == [True] * 3
         assert report["contexts"] == [True]
         assert report["threads"] == ["MainThread"]
         ours = [line for line in report["descriptors"] if int(line.split()[0]) > 2]
-        assert all("/stack-" in line or "pipe:" in line for line in ours), "only what must last to the end: the lifeline"
+        assert all("/stack-" in line or "pipe:" in line for line in ours), "the lifeline lasts to the end"

@@ -56,8 +56,9 @@ class WorkerProcess:
         """Negative: the number of the signal that ended it. None while it lives."""
         self.reason = ""
         """Why it was killed by its parent."""
-        self.doomed: tuple[int, float] | None = None
-        """Which position it is about to be killed for, and when it was asked for its stack."""
+        self.doomed: tuple[int, float, int] | None = None
+        """Which position it is about to be killed for, when it was asked for its stack, and how much of it was there
+        when last looked at."""
         self.waited: tuple[int, int] | None = None
         """The position whose arguments, or outcome, are under way, and how often that has been seen."""
         self.killed_for: tuple[int, bool] | None = None
@@ -114,6 +115,13 @@ class WorkerProcess:
             self.reason = self.reason or reason
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def stack_size(self) -> int:
+        """Return how many bytes of stacks it has written."""
+        try:
+            return os.stat(self._stacks).st_size
+        except OSError:
+            return 0
 
     def signal(self, number: int) -> None:
         """Send it a signal."""

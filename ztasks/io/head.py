@@ -76,9 +76,11 @@ class Head:
         self._rundir = RunDir()
         try:
             self.inbox = Inbox(limits.max_bytes)
-        except OSError as error:
+        except BaseException as error:
             self._rundir.close()
-            raise cannot_open(error) from error
+            if isinstance(error, OSError):
+                raise cannot_open(error) from error
+            raise
         self.post = self.inbox.post
         self._limits = limits
         self._setup = setup

@@ -19,7 +19,10 @@ from ztasks.io.interrupt import STOP_SIGNAL
 from ztasks.io.stacks import DUMP_SIGNAL
 
 DUMP_SECONDS: Final = 0.010
-"""How long a worker that is about to be killed has to write down its stack."""
+"""How often it is looked whether a worker that is about to be killed has written down its stack."""
+
+MOST_DUMP_SECONDS: Final = 0.250
+"""How long it has for that; one that blocks the signal, or is stopped, never does it."""
 
 ARRIVALS_EVERY: Final = 1.0
 """How often it is looked whether what was sent has come."""
@@ -126,14 +129,18 @@ class Timekeeper:
 
 
 def _kill(worker: WorkerProcess, why: str, now: float, *, late: bool) -> float | None:
-    """Kill a worker for the job at its cursor, once it has had the time to write down its stack; return in how many
-    seconds to come again, or None if it is done."""
-    cursor = worker.cell.fields[CURSOR]
-    if worker.doomed is None or worker.doomed[0] != cursor:
-        worker.doomed = cursor, now
-        worker.signal(DUMP_SIGNAL)
-    if now - worker.doomed[1] < DUMP_SECONDS:
-        return DUMP_SECONDS
+    """Kill a worker for the job at its cursor, once it has written down its stack; return in how many seconds to come
+    again, or None if it is done. One that is not ready does not know the request, and would die of it."""
+    cursor, size = worker.cell.fields[CURSOR], worker.stack_size()
+    if worker.ready:
+        if worker.doomed is None or worker.doomed[0] != cursor:
+            worker.doomed = cursor, now, size
+            worker.signal(DUMP_SIGNAL)
+            return DUMP_SECONDS
+        _, since, before = worker.doomed
+        if now - since < DUMP_SECONDS or (now - since < MOST_DUMP_SECONDS and (not size or size != before)):
+            worker.doomed = cursor, since, size
+            return DUMP_SECONDS
     worker.killed_for = cursor, late
     worker.kill(why)
     return None
