@@ -84,14 +84,7 @@ class Map:
         """What has been taken from the input, and was more than fits into the slice."""
         self._ordered = ordered
         self._window = Window(
-            task.run_time,
-            workers=workers,
-            max_bytes=max_bytes,
-            hint=hint,
-            fixed=window,
-            length=length,
-            detail=task.detail,
-            plain=plain,
+            task, workers=workers, max_bytes=max_bytes, hint=hint, fixed=window, length=length, plain=plain
         )
         self._deadline = deadline
         self._on_end = on_end

@@ -134,6 +134,12 @@ def allocate(size: int) -> int:
     return len(bytearray(size))
 
 
+def allocate_too_much(size: int) -> int:
+    """Take memory that there is not; if somebody must be killed for that, then this process."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    return allocate(size)
+
+
 def grow(started: str, size: int) -> None:
     """Take so much memory, in steps, then stay."""
     held = []

@@ -14,7 +14,7 @@ import fault_jobs
 import hard_jobs as jobs
 import pytest
 import support
-from tracks import lines, started
+from tracks import lines, make_quick, started
 
 import ztasks
 from ztasks import Executor, JobTimeout, PoisonJob, Retry, WorkerLost
@@ -328,8 +328,8 @@ def test_at_most_once_under_many_kills(tmp_path: Path) -> None:
 def test_at_most_once_beside_others(tmp_path: Path) -> None:
     """It is given to a worker that holds nothing, and that worker is given nothing else meanwhile."""
     with Executor(max_workers=2) as executor:
-        for number in range(50):
-            executor.submit(jobs.sleep_after, number, 0).result(10)
+        executor.submit(os.getpid).result(10)
+        make_quick(executor, os.getpid)
         alone = executor.submit(never_twice(fault_jobs.hold), str(tmp_path))
         (pid,) = started(tmp_path)
         others = [executor.submit(os.getpid) for _ in range(200)]

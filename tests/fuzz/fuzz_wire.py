@@ -17,6 +17,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -336,13 +337,13 @@ def change_field(tree: list[Any], chance: Any) -> None:
     elif chance.random() < 0.15:
         del tree[place:]
     elif chance.random() < 0.15:
-        tree.insert(place, chance.choice(ODD))
+        tree.insert(place, deepcopy(chance.choice(ODD)))
     elif isinstance(value, list) and chance.random() < 0.3:
-        tree[place] = value * 2
+        tree[place] = [*value, *deepcopy(value)]
     elif isinstance(value, int) and chance.random() < 0.4:
         tree[place] = min(max(value + chance.choice((-1, 1, 4)), -(2**63)), 2**64 - 1)
     else:
-        tree[place] = chance.choice(ODD)
+        tree[place] = deepcopy(chance.choice(ODD))
 
 
 # --- atheris ---

@@ -63,25 +63,23 @@ def waiting(inbox: Inbox, *sizes: int) -> Submitting:
     return thread
 
 
-def round_of_the_head(inbox: Inbox) -> None:
-    """What the head does in each of its rounds."""
+def round_of_the_head(inbox: Inbox, at_work: Callable[[], bool] = lambda: False) -> bool:
+    """What the head does in each of its rounds; `at_work` lets jobs end, and tells whether some have not."""
     for item in inbox.take():
         item()  # type: ignore[operator]
+    more = at_work()
     inbox.give_room()
+    return more
 
 
 @contextmanager
 def head(inbox: Inbox, at_work: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """A thread that sleeps until it is woken, as the head does: what does not wake it is not seen.
-
-    `at_work` is called in each of its rounds, and tells whether outcomes are still to come.
-    """
+    """A thread that sleeps until it is woken, as the head does: what does not wake it is not seen."""
     ended = threading.Event()
 
     def run() -> None:
         while not ended.is_set():
-            more = at_work()
-            round_of_the_head(inbox)
+            more = round_of_the_head(inbox, at_work)
             inbox.asleep = True
             if not inbox and not more:
                 selector.select()

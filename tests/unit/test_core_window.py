@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztasks.core.slices import RunTime
+from ztasks.core.options import Options
+from ztasks.core.slices import TaskBooks
 from ztasks.core.window import LEAST, MAX_OUTSTANDING, SLICE_BYTES, Window
+from ztasks.wire.callables import ship
 from ztasks.wire.messages import MAX_ITEMS, Failure
 from ztasks.wire.payload import Items, dump, pack, pack_primitives
 
 MIB = 2**20
 
 
-def window(seconds: float | None = None, **how: Any) -> Window:
-    run_time = RunTime()
-    run_time.seconds = seconds
-    return Window(run_time, **{"workers": 2, "max_bytes": 64 * MIB, **how})
+def window(seconds: float | None = None, *, detail: bool = False, **how: Any) -> Window:
+    task = TaskBooks(ship(len), Options(), "one", map_number=1, detail=detail)
+    task.run_time.seconds = seconds
+    return Window(task, **{"workers": 2, "max_bytes": 64 * MIB, **how})
 
 
 def items(count: int, size: int = 5) -> Items:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ztasks.core.lane import TARGET
-from ztasks.core.slices import RunTime
+from ztasks.core.slices import TaskBooks
 from ztasks.wire.messages import MAX_ITEMS, Failure
 from ztasks.wire.payload import Items
 
@@ -90,31 +90,30 @@ class Window:
 
     def __init__(
         self,
-        run_time: RunTime,
+        task: TaskBooks,
         *,
         workers: int,
         max_bytes: int,
         hint: int = 1,
         fixed: int | None = None,
         length: int | None = None,
-        detail: bool = False,
         plain: bool = False,
     ) -> None:
-        """`fixed`: the caller's own limit; `detail`: inputs are kept for their outcomes; `plain`: as they are."""
+        """`fixed`: the caller's own limit; `plain`: inputs that are kept for their outcomes are kept as they are."""
         self.pulled = 0
         """How many items have been pulled."""
         self.handed = 0
         """How many of them have been handed out and consumed."""
         self.pause = 0.0
         """How many seconds the consumer has been away between two results, lately."""
-        self._run_time = run_time
+        self._run_time = task.run_time
         self._workers = workers
         self._max_bytes = min(max_bytes, 2**60)
         self._hint = hint
         self._fixed = fixed
         self._length = length
         self._lifted = False
-        self._detail = detail
+        self._detail = task.detail
         self._plain = plain
         self._largest = 1
         """The items of the largest slice so far."""
