@@ -16,3 +16,8 @@ def fail_twice(path: str) -> str:
     if os.path.getsize(path) < 3:
         raise OSError("not yet")
     return "at last"
+
+
+def slow_pid() -> int:
+    time.sleep(0.05)
+    return os.getpid()

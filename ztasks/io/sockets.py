@@ -28,9 +28,12 @@ TERM_SECONDS: Final = 5.0
 """How long terminating the context may take, linger included, before it is reported and given up."""
 
 
-CONNECTING: Final = 16
-"""How many descriptors must be free when a worker is about to connect. It takes some 6 of them; but if one cannot be
-had then, ZeroMQ does not report it: it aborts the whole process, which is the user's (ipc_listener.cpp)."""
+SPARE_DESCRIPTORS: Final = 12
+"""How many descriptors must be free when a worker is about to connect. If one cannot be had then, ZeroMQ does not
+report it: it aborts the whole process, which is the user's (ipc_listener.cpp)."""
+
+CONNECTING_DESCRIPTORS: Final = 3
+"""How many besides for each worker that has not connected yet; of very many, the last 60 count."""
 
 LARGE: Final = 64 * 1024
 """Frames of at least so many bytes are copied before the first frame of their message is sent."""
@@ -121,6 +124,8 @@ class Sockets:
             raise OSError(error.errno, str(error)) from error
         self._open: dict[Socket, None] = {}
         self._control: Socket | None = None
+        self._connecting: list[Socket] = []
+        """Lanes whose workers had not connected when the last was made."""
 
     def pull(self, path: str) -> Socket:
         """The sink: listen for what workers push."""
@@ -133,8 +138,11 @@ class Sockets:
 
     def lane(self, path: str) -> Socket:
         """A lane, the head's side; its worker is about to connect. Raises OSError."""
-        _check_descriptors(CONNECTING)
-        return self._make(zmq.PUSH, path, bound=True)
+        connecting = [lane for lane in self._connecting if lane in self._open and not lane.writable()]
+        _check_descriptors(SPARE_DESCRIPTORS + CONNECTING_DESCRIPTORS * (len(connecting) + 1))
+        made = self._make(zmq.PUSH, path, bound=True)
+        self._connecting = [*connecting, made][-60:]
+        return made
 
     def push_to(self, path: str) -> Socket:
         """The way to the sink."""
