@@ -343,7 +343,8 @@ def test_row_16_ctrl_c_in_a_script(tmp_path: Path, phase: str, times: int) -> No
         assert running.finish() == (0 if phase == "at exit" else -signal.SIGINT)
         assert running.ended_at - begin < (KILLED if times == 2 else 10.0)
         assert running.out.startswith("^C")
-        assert "KeyboardInterrupt" in running.out
+        if (phase, times) != ("start-up", 2):  # the second may come when all is closed, and end it before it can say so
+            assert "KeyboardInterrupt" in running.out
         assert "ztasks:" not in running.out
         assert running.directories() == []
     assert (tmp_path / "finished-a").exists() == (times == 1 and phase != "start-up")

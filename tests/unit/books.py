@@ -1,81 +1,36 @@
-"""A ventilator among fakes: a checker of all its books, and workers whose every message goes through the real codec.
+"""A ventilator among fakes, and the checker of all its books.
 
 `Rig` plays the head: it feeds events to the ventilator and sends what `dispatch` returns. After each event it compares
-what the owners were told with what it expected (`_settle`: nothing missing, nothing more), and checks all books.
+what the owners were told with what it expected (`_settle`: nothing missing, nothing more), and checks all books
+(`invariants.py`). The workers and owners are in `fakes.py`.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
+from fakes import FakeWorker, Gate, Given, Item, JobOwner, MapOwner, tell, triple
+from invariants import check_books, check_line, check_room, check_send
 
-from ztasks.core.lane import MAX_BYTES, Lane, LaneState, Send
+from ztasks.core.lane import Lane, LaneState, Send
 from ztasks.core.options import Options
 from ztasks.core.room import Room
 from ztasks.core.slices import RunTime, Slice, State, TaskBooks
-from ztasks.core.taking import SPLIT_SECONDS
 from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
 from ztasks.errors import JobCancelled, JobTimeout, TooLarge
-from ztasks.io.deliver import Segment, cancel, deliver, fail
-from ztasks.io.lanes import LaneSocket
+from ztasks.io.deliver import cancel, deliver, fail
 from ztasks.wire import failures
 from ztasks.wire.callables import ship
 from ztasks.wire.certificate import DeathCertificate
-from ztasks.wire.loss import Loss
-from ztasks.wire.messages import (
-    MAX_ITEMS,
-    Batch,
-    Failure,
-    Results,
-    check_items,
-    decode_from_worker,
-    decode_to_worker,
-    encode,
-    inline,
-)
-from ztasks.wire.payload import Items, Pickled, dump, dump_call, load, pack, pack_primitives
+from ztasks.wire.messages import MAX_ITEMS, Failure, Results, check_items, decode_from_worker
+from ztasks.wire.payload import Items, dump, dump_call, pack, pack_primitives
 from ztasks.wire.verdict import Retry
 
-Item = tuple[int, int]
-"""Names a job: its map's number (0: submitted) and its index or number."""
-
-
 KILLED = DeathCertificate(pid=1, signal="SIGKILL")
-
-
-def tell(number: int, index: int, *ballast: object) -> Item:
-    """The task of submitted jobs and of maps of shape `star`."""
-    return number, index
-
-
-def triple(index: int) -> int:
-    """The task of maps of shape `one`, whose items share a list pickle."""
-    return 3 * index
-
-
-class Gate:
-    """A lock that notices when it is released without having been acquired."""
-
-    def __init__(self) -> None:
-        self.held = False
-
-    def acquire(self, blocking: bool = True, /) -> bool:
-        if self.held:
-            assert not blocking, "this would block for ever"
-            return False
-        self.held = True
-        return True
-
-    def release(self) -> None:
-        assert self.held, "a gate was released that nobody held"
-        self.held = False
 
 
 @dataclass
@@ -103,196 +58,6 @@ class Record:
     heeded: int = 0
     """How often an attempt was reported as failed that was not wanted any more."""
     end: str | None = None
-
-
-# --- owners ---
-
-
-class JobOwner:
-    """Stands for a future: notes how its job ended."""
-
-    def __init__(self, item: Item, gate: Gate, ended: list[tuple[Item, str]]) -> None:
-        self.item = item
-        self.gate = gate
-        self.ended = ended
-
-    def succeed(self, data: bytes, buffers: list[Any]) -> None:
-        assert load(data, buffers) == self.item, "it got another job's result"
-        self.ended.append((self.item, "done"))
-        self.gate.release()
-
-    def fail(self, failure: Failure | BaseException) -> None:
-        self.ended.append((self.item, how_it_failed(failure, self.item)))
-        self.gate.release()
-
-    def cancelled_by_head(self) -> None:
-        self.ended.append((self.item, "cancelled"))
-
-
-class MapOwner:
-    """Stands for a map: notes how each of its items ended."""
-
-    def __init__(self, number: int, shape: str, ended: list[tuple[Item, str]]) -> None:
-        self.number = number
-        self.shape = shape
-        self.ended = ended
-
-    def arrive(self, segment: Segment) -> None:
-        values = list(segment.items.values()) if segment.items is not None else None
-        for place in range(segment.count):
-            item = self.number, segment.first + place
-            if place in segment.missing:
-                continue
-            if place in segment.failures:
-                self.ended.append((item, how_it_failed(segment.failures[place], item)))
-                continue
-            assert values is not None, "an item without failure came without a result"
-            assert values[place] == (item if self.shape == "star" else triple(item[1])), "another item's result"
-            self.ended.append((item, "done"))
-
-    def abandon(self, first: int, count: int, error: BaseException | None) -> None:
-        end = "cancelled" if error is None else how_it_failed(error, (self.number, first))
-        self.ended += [((self.number, index), end) for index in range(first, first + count)]
-
-
-def how_it_failed(failure: Failure | BaseException, item: Item) -> str:
-    if isinstance(failure, TooLarge):
-        return "unsendable"
-    assert isinstance(failure, Failure)
-    if isinstance(failure, Loss):
-        return failure.what
-    assert failure.message == str(item), "it got another job's failure"
-    return "failed"
-
-
-# --- the worker ---
-
-
-class Given(NamedTuple):
-    """One item, as the worker got it."""
-
-    position: int
-    item: Item
-    attempt: int
-    call: Callable[[], Any]
-    batch: Batch
-
-
-class FakeWorker:
-    """A worker and its claim cell. It is the socket of its lane, too: what is sent down is decoded at once."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.cut = 0
-        self.claimed = 0
-        self.cursor: int | None = None
-        self.waiting: deque[Given] = deque()
-        """Received and not claimed; what was recalled is dropped when it comes up, as it is of an older cut."""
-        self.to_run: deque[Given] = deque()
-        """Claimed and not begun."""
-        self.running: Given | None = None
-        self.started = 0.0
-        """When that was begun."""
-        self.unsent: list[tuple[Given, object]] = []
-        """Run and not reported: a value, or a Failure."""
-        self.lane = LaneSocket(self)  # type: ignore[arg-type]
-        self._functions: dict[bytes, Any] = {}
-        self._expected = 0
-
-    def send(self, *frames: Any) -> bool:
-        """Take in a message as the worker does, and insist that it is well-formed."""
-        header, *rest = [bytearray(frame) for frame in frames]
-        batch = decode_to_worker(bytes(header))
-        assert isinstance(batch, Batch)
-        assert (batch.cut, batch.position) == (self.cut, self._expected), "not what comes next on this lane"
-        self._expected += batch.count
-        for key in batch.forget:
-            del self._functions[key]
-        if batch.ships:
-            assert batch.key not in self._functions, "the callable was there already"
-            self._functions[batch.key] = load(bytes(rest.pop(0)))
-        data = bytes(rest.pop(0)) if batch.payload is None else batch.payload
-        assert len(rest) == sum(batch.buffers or ())
-        check_items(batch, len(data))
-        items = Items(batch.form, batch.count, data, batch.sizes, batch.buffers, rest, batch.skip)
-        values = list(items.values())
-        assert len(values) == batch.count
-        self.waiting += [self._given(batch, offset, value) for offset, value in enumerate(values)]
-        return True
-
-    def _given(self, batch: Batch, offset: int, value: Any) -> Given:
-        function = self._functions[batch.key]
-        args = value[0] if batch.shape == "call" else value if batch.shape == "star" else (value,)
-        index = batch.indices + offset if isinstance(batch.indices, int) else batch.indices[offset]
-        attempt = batch.attempts if isinstance(batch.attempts, int) else batch.attempts[offset]
-        item = batch.map_number, index
-        assert (args[:2] if batch.shape != "one" else (batch.map_number, *args)) == item, "another item's arguments"
-        return Given(batch.position + offset, item, attempt, lambda: function(*args), batch)
-
-    def unclaimed(self) -> list[Given]:
-        """What a recall would take back."""
-        return [given for given in self.waiting if given.batch.cut == self.cut]
-
-    def holds(self) -> list[Given]:
-        """All that it has been given and has not reported."""
-        running = [self.running] if self.running else []
-        return [given for given, _ in self.unsent] + running + [*self.to_run] + self.unclaimed()
-
-    def is_busy(self) -> bool:
-        """Whether it has begun something that it has not reported, or is about to."""
-        return bool(self.running or self.to_run or self.unsent)
-
-    def recalled(self) -> int:
-        """The cell, when its parent recalls: return what has been claimed."""
-        self.cut += 1
-        self._expected = self.claimed
-        return self.claimed
-
-    def claim(self, count: int) -> None:
-        """Claim up to so many items of the next batch."""
-        assert not self.to_run
-        assert not self.running
-        while self.waiting and self.waiting[0].batch.cut != self.cut:
-            self.waiting.popleft()
-        while self.waiting and len(self.to_run) < count:
-            if self.to_run and self.waiting[0].batch is not self.to_run[0].batch:
-                break
-            self.to_run.append(self.waiting.popleft())
-            self.claimed = self.to_run[-1].position + 1
-
-    def begin(self, now: float) -> Given:
-        """Begin the next claimed item."""
-        assert self.running is None
-        given = self.running = self.to_run.popleft()
-        self.cursor, self.started = given.position, now
-        return given
-
-    def end(self, outcome: object) -> None:
-        """The running item ends."""
-        assert self.running is not None
-        self.unsent.append((self.running, outcome))
-        self.running = None
-
-    def take_report(self, count: int, seconds: float, idle: float) -> tuple[list[bytes], list[tuple[Given, object]]]:
-        """Make the message that reports the first so many outcomes."""
-        sent, self.unsent = self.unsent[:count], self.unsent[count:]
-        first, batch = sent[0][0], sent[0][0].batch
-        values = [None if isinstance(outcome, Failure) else outcome for _, outcome in sent]
-        items = (pack_primitives(values) if batch.map_number else None) or pack([dump(value) for value in values])
-        failed = [
-            msgspec.structs.replace(outcome, offset=offset)
-            for offset, (_, outcome) in enumerate(sent)
-            if isinstance(outcome, Failure)
-        ]
-        measured = [seconds] * len(sent) if batch.detail else None
-        header = Results(
-            self.number, first.position, len(sent), items.form, items.sizes, items.buffer_counts, failed,
-            seconds * len(sent), idle, measured, measured, 0, payload := inline(items.data),
-        )  # fmt: skip
-        return [encode(header), *([items.data] if payload is None else []), *map(bytes, items.buffers)], sent
-
-
-# --- the rig ---
 
 
 @dataclass
@@ -711,158 +476,4 @@ class Rig:
             self.die(worker)
 
 
-def check_send(send: Send) -> None:
-    """A batch is within its lane's credit, in items and in bytes."""
-    lane, batch = send.lane, send.batch
-    assert 0 < batch.count <= MAX_ITEMS
-    before = [other for other in lane.batches if other.position < batch.position]
-    earlier = SimpleNamespace(batches=before, received=lane.received, target=lane.target)
-    left = lane.target - Lane.expected(earlier)  # type: ignore[arg-type]
-    seconds = batch.task.run_time.seconds
-    alone = batch.task.options.at_most_once
-    credit = 1 if seconds is None or alone else max(1, int(left / seconds))
-    whole = isinstance(batch.slices[0].payload, Items)
-    if whole and lane.budget is None and seconds is not None and not alone:
-        credit += int(SPLIT_SECONDS / seconds)  # what is not worth a message of its own
-    assert batch.count <= credit
-    held = sum(other.nbytes for other in before)
-    assert len(batch.slices) == 1 or held + batch.nbytes <= MAX_BYTES
-    assert not before or held < MAX_BYTES // 2
-
-
-class Takes(NamedTuple):
-    """What of the room a lane takes with all that it holds."""
-
-    cpus: int
-    memory: int
-
-
-def takes(rig: Rig, tasks: Iterable[TaskBooks]) -> Takes:
-    """A worker takes what the largest of its jobs does; nobody takes more cpus than there are."""
-    options = [task.options for task in tasks]
-    cpus = max((each.cpus for each in options), default=0)
-    return Takes(min(cpus, rig.room.cpus), max((each.memory or 0 for each in options), default=0))
-
-
-def fit(rig: Rig, taken: list[Takes]) -> bool:
-    room = rig.room
-    memory = sum(each.memory for each in taken)
-    return sum(each.cpus for each in taken) <= room.cpus and (room.memory is None or memory <= room.memory)
-
-
-def held_by(lane: Lane) -> list[TaskBooks]:
-    return [batch.task for batch in lane.batches]
-
-
-def check_room(rig: Rig) -> None:
-    """Once there was a job that wants room, what has just been sent fits beside all else."""
-    lanes = [lane for lane in rig.ventilator.lanes.values() if lane.batches]
-    if any(record.task.singular for record in rig.records.values()):
-        assert fit(rig, [takes(rig, held_by(lane)) for lane in lanes]), "more was sent than there is room"
-
-
-def check_line(rig: Rig) -> None:
-    """After a dispatch nothing waits that could be sent, and what waits for room is the first in the line."""
-    ventilator = rig.ventilator
-    if not ventilator._round or not ventilator._open:
-        return
-    first = ventilator._round[0]
-    assert ventilator._blocked, "work was not sent that could have been"
-    for lane in ventilator._open.values():
-        alone = first.options.at_most_once or any(task.options.at_most_once for task in held_by(lane))
-        others = [takes(rig, held_by(other)) for other in ventilator.lanes.values() if other is not lane]
-        with_it = takes(rig, [first, *held_by(lane)])
-        assert (lane.batches and alone) or not fit(rig, [with_it, *others]), f"it could have gone to lane {lane.number}"
-
-
-def check_books(rig: Rig) -> None:
-    """Check all books of the ventilator, against each other and against what is known from the outside."""
-    ventilator = rig.ventilator
-    ended = {item for item, record in rig.records.items() if record.end}
-    assert set(rig.places()) == rig.records.keys() - ended, "an item is lost, or is still somewhere after its end"
-    assert ventilator.pending == len(rig.records) - len(ended)
-    check_tasks(rig)
-    check_delayed(rig)
-    for lane in ventilator.lanes.values():
-        check_lane(rig, lane)
-    ready = {number: lane for number, lane in ventilator.lanes.items() if lane.state is LaneState.READY}
-    assert ventilator._ready == len(ready)
-    assert ventilator._open.items() <= ready.items()
-    assert ventilator.timed.items() <= ventilator.lanes.items()
-    for number, lane in ready.items():
-        assert lane.outstanding or lane.budget == 0 or number in ventilator._open, f"lane {number} would idle for ever"
-
-
-def check_tasks(rig: Rig) -> None:
-    round_ = list(rig.ventilator._round)
-    assert len(round_) == len(set(map(id, round_)))
-    for task in rig.tasks:
-        assert task.queued == sum(slice_.count for slice_ in task.queue)
-        assert task.waiting == (task in round_) == bool(task.queue)
-        for slice_ in task.queue:
-            assert slice_.state in (State.QUEUED, State.CANCELLED)
-            check_history(rig, slice_)
-
-
-def check_delayed(rig: Rig) -> None:
-    for due, _, job in rig.ventilator._delayed:
-        assert job.count == 1
-        assert job.state in (State.DELAYED, State.CANCELLED)
-        assert job.failures > 0
-        record = rig.records[job.task.map_number, job.first]
-        assert record.end == "cancelled" or due == record.due, "it does not wait as long as it should"
-        check_history(rig, job)
-
-
-def check_lane(rig: Rig, lane: Lane) -> None:
-    batches = list(lane.batches)
-    assert lane.state is not LaneState.LOST
-    assert lane.outstanding == lane.dispatched - lane.received >= 0
-    assert lane.nbytes == sum(batch.nbytes for batch in batches)
-    position = batches[0].position if batches else lane.dispatched
-    assert position <= lane.received or not batches
-    assert not batches or lane.received < batches[0].end, "a batch is still there whose items have all come"
-    for batch in batches:
-        assert batch.position == position
-        assert batch.count == sum(slice_.count for slice_ in batch.slices) > 0
-        assert batch.nbytes >= sum(slice_.nbytes for slice_ in batch.slices)
-        assert len(batch.slices) in (1, batch.count)
-        position = batch.end
-        assert batch.task.options.timeout is None or lane.number in rig.ventilator.timed
-        assert not batch.task.options.at_most_once or lane.outstanding == 1, "it is not alone on its lane"
-        for slice_ in batch.rest(max(0, lane.received - batch.position)):
-            assert slice_.state is State.ASSIGNED
-            check_history(rig, slice_)
-    assert position == lane.dispatched
-    check_stopping(rig, lane)
-    budget = rig.budgets[lane.number]
-    assert lane.budget == (None if budget is None else budget - lane.dispatched)
-    assert lane.budget is None or lane.budget >= 0
-
-
-def check_stopping(rig: Rig, lane: Lane) -> None:
-    """The lane knows the positions of exactly those jobs that shall be stopped, and somebody looks at it."""
-    unwanted = set()
-    for batch in lane.batches:
-        if not batch.task.map_number:
-            for position, job in enumerate(batch.slices, batch.position):
-                assert position < lane.received or job.stopping == rig.records[0, job.first].stopping
-                if job.stopping and position >= lane.received:
-                    unwanted.add(position)
-    assert lane.stopping.keys() == unwanted, "another job would be stopped"
-    assert not unwanted or lane.number in rig.ventilator.timed
-
-
-def check_history(rig: Rig, slice_: Slice) -> None:
-    """A slice that has not ended: each of its items has the slice's history, and the gate is as the state says."""
-    for index in range(slice_.first, slice_.first + slice_.count):
-        record = rig.records[slice_.task.map_number, index]
-        assert (slice_.failures, slice_.crashes) == (record.failures, record.crashes), "another one was charged"
-    assert slice_.attempt == slice_.failures + slice_.crashes + 1
-    assert len(slice_.history) == slice_.failures + slice_.crashes
-    if slice_.gate is not None:
-        others = slice_ in rig.cancelling or slice_.state in (State.ASSIGNED, State.CANCELLED)
-        assert slice_.gate.held == others  # type: ignore[attr-defined]
-
-
-__all__ = ["FakeWorker", "Gate", "Pickled", "Rig", "check_books", "check_send", "tell", "triple"]
+__all__ = ["KILLED", "FakeWorker", "Gate", "Record", "Rig", "tell", "triple"]

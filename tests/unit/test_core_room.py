@@ -52,6 +52,7 @@ ONCE = task_of(at_most_once=True)
         (PLAIN, [[BROAD], []], 0),
         (PLAIN, [[BROAD], [PLAIN], []], 0),
         (PLAIN, [[BROAD, PLAIN], [], []], 0),
+        (PLAIN, [[BROAD], [PLAIN], [PLAIN]], None),  # there is more than fits already, from before
         (HUGE, [[], []], 0),  # it takes all there is
         (HUGE, [[PLAIN], []], 0),
         (HUGE, [[], [PLAIN]], 1),

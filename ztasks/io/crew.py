@@ -56,9 +56,9 @@ class WorkerProcess:
         """Negative: the number of the signal that ended it. None while it lives."""
         self.reason = ""
         """Why it was killed by its parent."""
-        self.doomed: tuple[int, float, int] | None = None
-        """Which position it is about to be killed for, when it was asked for its stack, and how much of it was there
-        when last looked at."""
+        self.doomed: tuple[int | None, float, int] | None = None
+        """Which position it is about to be killed for (None: for its memory), when it was asked for its stack, and how
+        much of that was there when last looked at."""
         self.waited: tuple[int, int] | None = None
         """The position whose arguments, or outcome, are under way, and how often that has been seen."""
         self.killed_for: tuple[int, bool] | None = None

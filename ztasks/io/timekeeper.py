@@ -76,7 +76,7 @@ class Timekeeper:
             late = cursor not in lane.stopping
             what = "its job ran longer than its timeout" if late else "its job was cancelled"
             why = f"ztasks did this because {what} and did not stop within its grace"
-            return _kill(worker, why, now, late=late) or again
+            return _kill(worker, why, now, cursor, late=late) or again
         return again
 
     def _keep_memory(self, now: float) -> float | None:
@@ -89,7 +89,7 @@ class Timekeeper:
                 if worker.exit_code is None and (size := resident(worker.pid)) > self._max_memory:
                     taken, limit = size >> 20, self._max_memory >> 20
                     why = f"ztasks did this because it took {taken} MiB of memory, more than the limit of {limit} MiB"
-                    if _kill(worker, why, now, late=False):
+                    if _kill(worker, why, now, None, late=False):
                         self._memory_at = now + DUMP_SECONDS
         return self._memory_at - now
 
@@ -128,18 +128,19 @@ class Timekeeper:
             self._ventilator.on_recalled(lane, claimed, now)
 
 
-def _kill(worker: WorkerProcess, why: str, now: float, *, late: bool) -> float | None:
-    """Kill a worker for the job at its cursor, once it has written down its stack; return in how many seconds to come
-    again, or None if it is done. One that is not ready does not know the request, and would die of it."""
+def _kill(worker: WorkerProcess, why: str, now: float, meant: int | None, *, late: bool) -> float | None:
+    """Kill a worker, once it has written down its stack; return in how many seconds to come again, or None if it is
+    done. `meant`: the position of the job that it is killed for; None: whatever it runs. One that is not ready does not
+    know the request, and would die of it."""
     cursor, size = worker.cell.fields[CURSOR], worker.stack_size()
     if worker.ready:
-        if worker.doomed is None or worker.doomed[0] != cursor:
-            worker.doomed = cursor, now, size
+        if worker.doomed is None or worker.doomed[0] != meant:
+            worker.doomed = meant, now, size
             worker.signal(DUMP_SIGNAL)
             return DUMP_SECONDS
         _, since, before = worker.doomed
         if now - since < DUMP_SECONDS or (now - since < MOST_DUMP_SECONDS and (not size or size != before)):
-            worker.doomed = cursor, since, size
+            worker.doomed = meant, since, size
             return DUMP_SECONDS
     worker.killed_for = cursor, late
     worker.kill(why)
