@@ -23,6 +23,7 @@ from tracks import lines, started
 
 import ztasks
 from ztasks import DeathCertificate, Executor, PoisonJob, WorkerLost
+from ztasks.io.stacks import DUMP_SIGNAL
 
 FOLDER = str(Path(jobs.__file__).parent)
 MIB = 1 << 20
@@ -131,6 +132,25 @@ def test_row_02_a_forked_child_s_death_is_not_its_worker_s() -> None:
         death = death_of(executor.submit(once(jobs.crash_forked_child_and_die)))
     assert (death.signal, death.stack) == ("SIGKILL", "")
     assert b"crash_forked_child" in b"".join(said)
+
+
+def test_row_02_a_stack_of_an_earlier_job_says_nothing(tmp_path: Path) -> None:
+    """A worker was asked for its stack, but the job ended in time: neither a later death nor a normal end shows it."""
+    said: list[bytes] = []
+    with Executor(max_workers=1, output=said.append) as executor:
+        for name in ("first", "second"):
+            folder = tmp_path / name
+            folder.mkdir()
+            held = executor.submit(fault_jobs.hold, str(folder))
+            (pid,) = started(folder)
+            (worker,) = (worker for worker in executor._head._watch.crew.workers.values() if worker.pid == pid)
+            os.kill(pid, DUMP_SIGNAL)
+            support.wait_for(lambda: worker.stack_size() > 0, "the stack")  # noqa: B023
+            (folder / "release").touch()
+            assert held.result(10) == pid
+            if name == "first":
+                assert death_of(executor.submit(once(fault_jobs.exit_now), 3)).stack == ""
+    assert b"wait_for_file" not in b"".join(said)
 
 
 def test_row_02_what_is_known_of_peak_memory(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ LOCAL = {
 ROW = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 
 
+@cache
 def by_row() -> dict[int, dict[str, list[str]]]:
     """The names of tests for each row, by their files."""
     found: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))

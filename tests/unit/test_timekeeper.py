@@ -165,6 +165,26 @@ def test_a_job_that_ends_while_its_worker_writes_down_its_stack_saves_its_succes
     assert desk.process.killed_for == (1, True)
 
 
+class MovingOn(list[int]):
+    """A cell whose job ends, and the next begins, just after its cursor has been read."""
+
+    def __getitem__(self, field: Any) -> Any:
+        value = super().__getitem__(field)
+        if field == STARTED:
+            self[CURSOR] += 1
+        return value
+
+
+def test_a_job_that_ends_at_the_last_moment_leaves_no_blame_to_its_successor() -> None:
+    desk = Desk(timeout=5.0)
+    desk.begins(0)
+    desk.keep(8.0)
+    desk.keep(DUMP_SECONDS)
+    desk.process.fields = MovingOn(desk.process.fields)
+    desk.keep(DUMP_SECONDS)
+    assert desk.process.killed_for in (None, (0, True)), "another job would be charged"
+
+
 @pytest.mark.parametrize("why", ["it blocks the signal", "it does not know the signal yet"])
 def test_a_worker_that_does_not_write_down_its_stack_is_killed_all_the_same(why: str) -> None:
     desk = Desk(timeout=5.0)

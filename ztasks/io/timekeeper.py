@@ -142,7 +142,7 @@ def _kill(worker: WorkerProcess, why: str, now: float, meant: int | None, *, lat
         if now - since < DUMP_SECONDS or (now - since < MOST_DUMP_SECONDS and (not size or size != before)):
             worker.doomed = meant, since, size
             return DUMP_SECONDS
-    worker.killed_for = cursor, late
+    worker.killed_for = cursor if meant is None else meant, late
     worker.kill(why)
     return None
 
