@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ztasks.io import stacks
-from ztasks.io.stacks import MAX_BYTES, PACKAGE
+from ztasks.io.stacks import MAX_BYTES
+
+PACKAGE = "/usr/lib/python3/site-packages/ztasks"
 
 OURS = f"""\
   File "{PACKAGE}/io/runner.py", line 180 in _run_interruptible

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import signal
 import sys
 from typing import Final
@@ -16,7 +17,8 @@ DUMP_SIGNAL: Final = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else sig
 """Asks a worker for its stack. Reserved: a job must not use it."""
 
 MAX_BYTES: Final = 64 * 1024
-PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OURS: Final = re.compile(r'"[^"]*/ztasks/(io|wire)/\w+\.py"')
+"""Frames of the worker itself; it may run another copy of this package than its parent."""
 
 
 def file_name(lane: int) -> str:
@@ -59,7 +61,7 @@ def _without_ours(section: str) -> str:
     """Drop the worker's own frames from what was written about one thread; empty if these were all."""
     lines = section.strip().splitlines()
     frames = [line for line in lines if line.startswith("  File ")]
-    kept = [line for line in frames if f'"{PACKAGE}{os.sep}' not in line]
+    kept = [line for line in frames if not _OURS.search(line)]
     if len(kept) < len(frames) and all("threading.py" in line for line in kept):
         return ""
     heads = [line for line in lines if line not in frames and not line.startswith("Extension modules:")]
