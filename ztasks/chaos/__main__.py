@@ -125,14 +125,14 @@ def _built_in(seconds: float, jobs: int) -> Task:
 def _load(target: str, inputs: tuple[tuple[str, ...], ...], jobs: int | None) -> Task:
     """Load a target and its inputs; raises ZtasksError and click.UsageError."""
     from ztasks.cli.inputs import Call, Unreadable
-    from ztasks.cli.run import _open_inputs
+    from ztasks.cli.run import open_inputs
     from ztasks.cli.target import load
 
     with contextlib.redirect_stdout(sys.stderr):  # what its module prints is no part of the account
         loaded = load(target)
     calls: list[Call] = []
     if any(inputs):
-        opened = _open_inputs(*inputs)
+        opened = open_inputs(*inputs)
         try:
             for entry in opened:
                 if isinstance(entry, Unreadable):

@@ -130,7 +130,7 @@ def command(
         stdout = stack.enter_context(_own_stdout())
         with _refusals():
             loaded = load(target)
-            inputs = _open_inputs(args, globs, lines, jsonl)
+            inputs = open_inputs(args, globs, lines, jsonl)
             stack.callback(inputs.close)
             file = _open_output(output, stdout, overwrite=overwrite)
         if file != stdout:
@@ -248,7 +248,7 @@ def _with_options(target: Target, settings: Settings) -> Any:
     return options(target.function, retries=settings.retries)
 
 
-def _open_inputs(
+def open_inputs(
     args: tuple[str, ...], globs: tuple[str, ...], lines: tuple[str, ...], jsonl: tuple[str, ...]
 ) -> Inputs:
     """Open all inputs; raises click.UsageError and BadInput."""

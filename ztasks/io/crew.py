@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Final
+from typing import Final, NamedTuple
 
 from ztasks.io import stacks
 from ztasks.io.cell import CLAIMED_AT, STARTED, Cell
@@ -26,6 +26,9 @@ from ztasks.wire.certificate import DeathCertificate
 
 TAIL_BYTES: Final = 4096
 """How much of a worker's stderr is kept for messages about its end."""
+
+DOOM_SECONDS: Final = 1.0
+"""How long after it was asked for its stack a worker's crash may come of that."""
 
 MAIN: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker_main.py")
 THREAD_VARIABLES: Final = (
@@ -37,6 +40,22 @@ THREAD_VARIABLES: Final = (
     "VECLIB_MAXIMUM_THREADS",
 )
 """What numeric libraries read to decide how many threads to start."""
+
+
+class Doom(NamedTuple):
+    """A worker is about to be killed, and was asked for its stack."""
+
+    meant: int | None
+    """The position of the job that it is killed for; None: whatever it runs."""
+    culprit: tuple[int, bool]
+    """The position of the job to blame, and whether that had run out of time."""
+    why: str
+    since: float
+    """Monotonic seconds."""
+    start: int
+    """How large the file with its stacks was then: what is before that, is of other jobs."""
+    size: int
+    """How large it was when last looked at."""
 
 
 class WorkerProcess:
@@ -56,9 +75,8 @@ class WorkerProcess:
         """Negative: the number of the signal that ended it. None while it lives."""
         self.reason = ""
         """Why it was killed by its parent."""
-        self.doomed: tuple[int | None, float, int] | None = None
-        """Which position it is about to be killed for (None: for its memory), when it was asked for its stack, and how
-        much of that was there when last looked at."""
+        self.doomed: Doom | None = None
+        """Set when it was asked for its stack, being about to be killed."""
         self.waited: tuple[int, int] | None = None
         """The position whose arguments, or outcome, are under way, and how often that has been seen."""
         self.killed_for: tuple[int, bool] | None = None
@@ -138,7 +156,15 @@ class WorkerProcess:
             peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             self._peak_memory = peak if peak > self._inherited_peak else None
             self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._settle_doom()
         return self.exit_code
+
+    def _settle_doom(self) -> None:
+        """Whoever crashes while it writes down its stack has died of being asked: a job that holds the interpreter with
+        all signals blocked leaves that to another thread, and may go on in the midst of it."""
+        doom, crashed = self.doomed, self.exit_code in (-signal.SIGSEGV, -signal.SIGBUS)
+        if doom and crashed and self.killed_for is None and self.ended_at / 1e9 - doom.since < DOOM_SECONDS:
+            self.killed_for, self.reason = doom.culprit, doom.why
 
     def certificate(self) -> DeathCertificate:
         """Say all that is known of its end (after `reap`)."""
@@ -151,7 +177,7 @@ class WorkerProcess:
             reason=self.reason,
             seconds=(self.ended_at - started) / 1e9 if started else None,
             peak_memory=self._peak_memory,
-            stack=stacks.read(self._stacks),
+            stack=stacks.read(self._stacks, self.doomed.start if self.doomed and self.killed_for else None),
             stderr=self.tail,
         )
 

@@ -17,6 +17,9 @@ DUMP_SIGNAL: Final = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else sig
 """Asks a worker for its stack. Reserved: a job must not use it."""
 
 MAX_BYTES: Final = 64 * 1024
+LAST_WORDS: Final = (b"Fatal Python error", b"Timeout (")
+"""What faulthandler begins with when the interpreter dies, or when the watchdog ends it."""
+
 _OURS: Final = re.compile(r'"[^"]*/ztasks/(io|wire)/\w+\.py"')
 """Frames of the worker itself; it may run another copy of this package than its parent."""
 
@@ -44,14 +47,23 @@ def write_to_stderr() -> None:
         faulthandler.enable(2, all_threads=False)
 
 
-def read(path: str) -> str:
-    """Parent: return what was written, but for the worker's own frames; then remove the file."""
+def read(path: str, start: int | None = 0) -> str:
+    """Parent: return what was written about the worker's end, but for its own frames; then remove the file.
+
+    `start`: where in the file that begins; None: nobody has asked for it, so it is what the interpreter wrote when it
+    died, if it did. What is before that was asked for because of a job that ended in time after all.
+    """
     try:
         with open(path, "rb") as file:
-            text = file.read(MAX_BYTES).decode(errors="replace")
+            written = file.read()
         os.unlink(path)
     except OSError:
         return ""
+    if start is None:
+        start = max(written.rfind(words) for words in LAST_WORDS)
+        if start < 0:
+            return ""
+    text = written[start : start + MAX_BYTES].decode(errors="replace")
     sections = [_without_ours(section) for section in text.split("\n\n")]
     sections.sort(key=lambda section: section.startswith("Thread "))  # what is current, or fatal, comes first
     return "\n\n".join(filter(None, sections))

@@ -13,7 +13,7 @@ from ztasks.core.lane import Lane
 from ztasks.core.timeouts import Action, judge
 from ztasks.core.ventilator import Ventilator
 from ztasks.io.cell import CLAIMED, CURSOR, RECEIVED, SENT, STARTED, STOP, WHY, WHY_CANCELLED, WHY_LATE
-from ztasks.io.crew import Crew, WorkerProcess
+from ztasks.io.crew import Crew, Doom, WorkerProcess
 from ztasks.io.hostinfo import is_stopped, resident
 from ztasks.io.interrupt import STOP_SIGNAL
 from ztasks.io.stacks import DUMP_SIGNAL
@@ -132,17 +132,18 @@ def _kill(worker: WorkerProcess, why: str, now: float, meant: int | None, *, lat
     """Kill a worker, once it has written down its stack; return in how many seconds to come again, or None if it is
     done. `meant`: the position of the job that it is killed for; None: whatever it runs. One that is not ready does not
     know the request, and would die of it."""
-    cursor, size = worker.cell.fields[CURSOR], worker.stack_size()
+    size, doom = worker.stack_size(), worker.doomed
+    culprit = worker.cell.fields[CURSOR] if meant is None else meant, late
     if worker.ready:
-        if worker.doomed is None or worker.doomed[0] != meant:
-            worker.doomed = meant, now, size
+        if doom is None or doom.meant != meant:
+            worker.doomed = Doom(meant, culprit, why, now, size, size)
             worker.signal(DUMP_SIGNAL)
             return DUMP_SECONDS
-        _, since, before = worker.doomed
-        if now - since < DUMP_SECONDS or (now - since < MOST_DUMP_SECONDS and (not size or size != before)):
-            worker.doomed = meant, since, size
+        took = now - doom.since
+        if took < DUMP_SECONDS or (took < MOST_DUMP_SECONDS and (size == doom.start or size != doom.size)):
+            worker.doomed = doom._replace(size=size)
             return DUMP_SECONDS
-    worker.killed_for = cursor if meant is None else meant, late
+    worker.killed_for = culprit
     worker.kill(why)
     return None
 

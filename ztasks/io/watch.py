@@ -235,7 +235,10 @@ class Watch:
         if self._start_failures and now < self._restart_at:
             return min(self._restart_at - now, self._look_again(now) or RESTART_AFTER)
         wanted, self._missing = self._missing, 0
-        for _ in range(wanted):
+        for started in range(wanted):
+            if self._missing:  # one could not be started: just now the others would fare no better
+                self._missing += wanted - started
+                break
             adopted, ready = self._spare.adopt()
             if adopted is None:
                 self.attach(self.spawn(), sockets)
