@@ -60,7 +60,9 @@ def test_row_01_sigkill_while_running(tmp_path: Path) -> None:
         assert held.result(10) == pids[1]
         assert [future.result(10) for future in others] == [number * number for number in range(200)]
         support.wait_for(
-            lambda: victim not in support.workers() and len(support.workers() - before) == 2, "a new worker"
+            # from the first death on, a spare may have come up as well
+            lambda: victim not in support.workers() and len(support.workers() - before) in (2, 3),
+            "a new worker",
         )
 
 

@@ -196,3 +196,16 @@ def test_a_thief_of_batches_loses_no_job() -> None:
         with peer(path_of(executor, "lane-0"), zmq.PULL):
             futures = [executor.submit(jobs.slow, n, 0.001) for n in range(ITEMS)]
             assert [future.result(support.DEADLINE) for future in futures] == list(range(ITEMS))
+
+
+def test_a_thief_of_the_callable_is_noticed_by_the_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """What comes behind a stolen batch is not run: neither with a callable that never came, nor as another's job."""
+    with Executor(max_workers=1) as executor:
+        assert executor.submit(pow, 2, 3).result(support.DEADLINE) == 8
+        with peer(path_of(executor, "lane-0"), zmq.PULL) as thief:
+            futures = [executor.submit(jobs.slow, 0, 0.001)]
+            while not thief.poll(100):  # they take turns, and it is not said who begins
+                futures.append(executor.submit(jobs.slow, len(futures), 0.001))
+            futures += [executor.submit(jobs.slow, n, 0.001) for n in range(len(futures), ITEMS)]
+            assert [future.result(support.DEADLINE) for future in futures] == list(range(ITEMS))
+    assert "batches on the lane are lost: item" in capfd.readouterr().err

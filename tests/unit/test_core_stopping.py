@@ -49,6 +49,20 @@ def test_waiting_for_its_next_attempt_it_is_cancelled_at_once() -> None:
     assert rig.dispatch() == []
 
 
+def test_running_again_beside_the_batch_of_its_first_attempt_it_is_the_second_that_is_stopped() -> None:
+    """Its neighbours of the first attempt have not ended, so the lane has it in two batches."""
+    rig, worker = rig_with(3, retries=1, backoff=0.0)
+    rig.claim(worker, 3)
+    rig.run(worker, ["retry"])
+    rig.report(worker)
+    rig.dispatch()
+    assert [batch.position for batch in rig.books(worker).batches] == [0, 3]
+    rig.stop(rig.jobs[0])
+    assert ends(rig) == ["cancelled", None, None]
+    rig.finish()
+    assert ends(rig) == ["cancelled", "done", "done"]
+
+
 def test_when_its_caller_has_it_already_nothing_happens() -> None:
     rig = Rig()
     (job,) = rig.submit(rig.task())

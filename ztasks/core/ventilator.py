@@ -87,11 +87,15 @@ class Ventilator:
             return None
         for lane in self.lanes.values():
             for batch in lane.batches:
-                if batch.task is job.task and job in batch.slices:
-                    job.stopping = True
-                    lane.stopping.setdefault(batch.position + batch.slices.index(job), None)
-                    self.timed[lane.number] = lane
-                    return lane
+                if batch.task is not job.task or job not in batch.slices:
+                    continue
+                position = batch.position + batch.slices.index(job)
+                if position < lane.received:  # an earlier attempt, whose neighbours have not ended yet
+                    continue
+                job.stopping = True
+                lane.stopping.setdefault(position, None)
+                self.timed[lane.number] = lane
+                return lane
         return None
 
     # --- lanes come and go ---

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ztasks.errors import JobCancelled, JobTimeout
+from ztasks.errors import JobCancelled, JobTimeout, WireError
 from ztasks.io import stacks
 from ztasks.io.cell import CURSOR, STARTED, Cell
 from ztasks.io.current import CurrentJob, provide
@@ -108,8 +108,10 @@ class Runner:
     def _prepare(self, batch: Batch, items: Items) -> Callable[[int, int], None]:
         """Return what runs the next so many items."""
         found = self._callables.get(batch.key)
-        if found is None or isinstance(found, Failure):
-            failure = found or failures.not_loadable(0, "a callable it was never sent", KeyError(batch.key))
+        if found is None:
+            return lambda position, count: self._refuse(batch, position)
+        if isinstance(found, Failure):
+            failure = found
             return lambda position, count: self._fail_all(failure, position, count)
         function: Callable[..., Any] = found
         self._verdict = self._verdicts.get(batch.key, EVERYTHING)
@@ -231,6 +233,11 @@ class Runner:
         """Let all jobs fail whose callable could not be loaded."""
         for self._cell.fields[CURSOR] in range(position, position + count):
             self._outbox.fail(lambda position: msgspec.structs.replace(failure, offset=position))
+
+    def _refuse(self, batch: Batch, position: int) -> None:
+        """End the worker: its lane and the head's books on it have come apart."""
+        self._cell.fields[CURSOR] = position
+        raise WireError(f"a batch of callable {batch.key.hex()} has come, but never the callable itself")
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a function so that the start and run time of each call are noted."""

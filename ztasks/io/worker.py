@@ -19,7 +19,7 @@ from time import perf_counter
 from ztasks.errors import WireError
 from ztasks.io import setup as setup_file
 from ztasks.io import stacks
-from ztasks.io.cell import CUT, RECEIVED, Cell
+from ztasks.io.cell import CURSOR, CUT, RECEIVED, Cell
 from ztasks.io.hostinfo import resident
 from ztasks.io.outbox import Outbox
 from ztasks.io.runner import Runner
@@ -134,8 +134,14 @@ class Worker:
         check_buffers(batch)
         small = int(batch.ships) + (batch.payload is None)
         frames = self._lane.receive_frames(small, sum(batch.buffers or ()))
-        if batch.cut == self._cell.fields[CUT]:
-            self._cell.fields[RECEIVED] = batch.position + batch.count
+        fields = self._cell.fields
+        if batch.cut == fields[CUT]:
+            if batch.position > fields[RECEIVED]:
+                fields[CURSOR] = fields[RECEIVED]  # as where nothing comes behind it, what is missing is charged
+                raise WireError(
+                    f"batches on the lane are lost: item {fields[RECEIVED]} is due, and item {batch.position} has come"
+                )
+            fields[RECEIVED] = batch.position + batch.count
         self._runner.forget(batch.forget)
         if batch.ships:
             self._runner.learn_callable(batch.key, frames.pop(0))
