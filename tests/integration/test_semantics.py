@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import subprocess
 import threading
 import traceback
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jobs
@@ -584,3 +588,23 @@ def test_ctrl_c_does_not_reach_the_workers(tmp_path: Path) -> None:
         print(future.result(10), first.result(10) == executor.submit(os.getpid).result(10))
     """
     assert support.check_script(tmp_path, text) == "None True\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP])
+def test_signals_of_the_terminal_that_were_waiting_when_a_worker_came_up_are_discarded(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """They came while it was still in its parent's group, in which they are the parent's."""
+
+    def start(*arguments: Any, **how: Any) -> subprocess.Popen[bytes]:
+        with warnings.catch_warnings():  # 3.12: forking beside threads
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return subprocess.Popen(*arguments, **how, preexec_fn=lambda: os.kill(os.getpid(), number))
+
+    lines: list[bytes] = []
+    monkeypatch.setattr("ztasks.io.crew.subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": start}))
+    with Executor(max_workers=1, output=lines.append) as executor:
+        pid = executor.submit(os.getpid).result(support.DEADLINE)
+        assert executor._head._watch.crew.workers.keys() == {0}, "it was replaced"
+        assert executor._head._watch.crew.workers[0].pid == pid
+    assert lines == []

@@ -18,10 +18,23 @@ def main() -> None:
 
     # Before the imports, which may take long or hang: from here on the parent's end is this process's end.
     lifeline.hold(int(sys.argv[3]))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread blocks all
+    _unblock_signals()
     from ztasks.io.worker import Worker
 
     Worker(directory=sys.argv[1], lane=int(sys.argv[2])).run()
+
+
+def _unblock_signals() -> None:
+    """Take signals again, all of which the parent's thread blocks.
+
+    What a terminal sends its processes (Ctrl-C, Ctrl-Z, Ctrl-\\) may have come before this one had a group of its own,
+    and would still be waiting: to ignore such a signal for a moment discards it.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+        handler = signal.getsignal(number)
+        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 if __name__ == "__main__":
