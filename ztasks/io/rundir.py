@@ -31,13 +31,19 @@ NEWBORN_SECONDS: Final = 3600.0
 class RunDir:
     """A directory with mode 0700 and a lock that says that its owner lives."""
 
+    _owner = 0
+    """The process that has made it; 0 until then."""
+
     def __init__(self, only: str | None = None) -> None:
         """`only`: make it there, or not at all. Raises WorkersCannotStart."""
         troubles: dict[str, OSError] = {}
+        self._owner = os.getpid()
+        self._opened: list[int] = []
         for base in _bases() if only is None else [only]:
             sweep(base)
+            self.path = os.path.join(base, PREFIX + os.urandom(6).hex())
             try:
-                self.path, self._lock = _make(base)
+                _make(self.path, self._opened)
             except OSError as error:
                 troubles[base] = error
             else:
@@ -56,23 +62,26 @@ class RunDir:
 
     def let_go(self) -> None:
         """Close this process's copy of the lock; in a forked child, the parent's stays locked."""
-        lock, self._lock = self._lock, -1  # a number is closed once: afterwards it may be another file's
-        if lock >= 0:
-            os.close(lock)
+        while self._opened:
+            os.close(self._opened.pop())  # a number is closed once: afterwards it may be another file's
 
     def close(self) -> None:
         """Remove the directory and all in it."""
-        remove(self.path)
-        self.let_go()
+        if self._opened:
+            remove(self.path)
+            self.let_go()
+
+    def __del__(self) -> None:
+        """Remove what nobody else will, since whoever made this was interrupted before it had it."""
+        if self._owner == os.getpid():  # in a forked child it is the parent's
+            self.close()
 
 
-def _make(base: str) -> tuple[str, int]:
-    """Make a new directory with mode 0700 and a lock file in it, or nothing; return its path and the lock's descriptor.
+def _make(path: str, opened: list[int]) -> None:
+    """Make a new directory with mode 0700 and a lock file in it, whose descriptor is added to `opened`; or nothing.
 
     The name is as tempfile.mkdtemp would choose it, without what importing that costs (6 ms).
     """
-    path = os.path.join(base, PREFIX + os.urandom(6).hex())
-    opened: list[int] = []
     try:
         os.mkdir(path, 0o700)
         # Locked under another name first: nobody ever sees a lock file that is not locked.
@@ -89,10 +98,9 @@ def _make(base: str) -> tuple[str, int]:
         raise
     except BaseException:  # KeyboardInterrupt too
         remove(path)
-        for descriptor in opened:
-            os.close(descriptor)
+        while opened:
+            os.close(opened.pop())
         raise
-    return path, lock
 
 
 def _wanted() -> str:
