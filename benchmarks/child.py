@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import json
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import Contestant
 from benchmarks.measures import MEASURES
 from benchmarks.model import Settings
 
@@ -18,23 +18,23 @@ def main() -> None:
     """Open the contestant, run the measure, close the contestant."""
     parser = argparse.ArgumentParser()
     parser.add_argument("measure", choices=MEASURES)
-    parser.add_argument("contestant", choices=CONTESTANTS)
+    parser.add_argument("contestant")
     parser.add_argument("--report", required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--settings", type=json.loads, default={}, help="those that are not the default, as JSON")
     arguments = parser.parse_args()
 
     measure = MEASURES[arguments.measure]
-    settings = Settings(workers=arguments.workers, quick=arguments.quick)
-    contestant = CONTESTANTS[arguments.contestant](arguments.workers)
+    settings = Settings(**arguments.settings)
+    contestant = measure.entrants[arguments.contestant](settings.workers)
+    opened = contestant if isinstance(contestant, Contestant) and not measure.opens_itself else None
     with open(arguments.report, "a", buffering=1) as report:
-        if not measure.opens_itself:
-            contestant.open()
-            contestant.warm_up()
+        if opened is not None:
+            opened.open()
+            opened.warm_up()
         for sample in measure.run(contestant, settings):
             report.write(json.dumps(dataclasses.asdict(sample)) + "\n")
-        if not measure.opens_itself:
-            contestant.close()
+        if opened is not None:
+            opened.close()
         report.write(json.dumps("closed") + "\n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, table
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import TITLES
 from benchmarks.measures import MEASURES
 from benchmarks.model import Settings
 from benchmarks.report import OURS, Report
@@ -19,56 +19,61 @@ from benchmarks.rounds import Trial, play
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for, print the table; 0 when every trial ended well, else 1."""
     arguments = _parser().parse_args(argv)
-    contestants = _present(arguments.peers)
-    if not contestants:
-        print("no contestant can run here", file=sys.stderr)
+    contestants, skipped = _present(arguments.only, arguments.peers)
+    entrants = [MEASURES[measure].entrants[name] for measure, names in contestants.items() for name in names]
+    if not entrants:
+        print(*skipped, "no contestant can run here", sep="\n", file=sys.stderr)
         return 1
-    header = machine.describe(contestants, arguments.workers)
+    header = [*machine.describe(entrants, arguments.workers), *skipped]
     print("\n".join(header), file=sys.stderr, flush=True)
 
     trials = _trials(arguments, contestants)
     report = Report(trials)
     rows = [row for name in arguments.only for row in MEASURES[name].rows]
+    columns = [name for name in TITLES if any(name in names for names in contestants.values())]
     if arguments.markdown:
         print("\n".join(f"- {line}" for line in header), "", sep="\n")
-        print(table.markdown(report, rows, contestants))
+        print(table.markdown(report, rows, columns))
     else:
         print("\n".join(header), "", sep="\n")
-        print(table.text(report, rows, contestants))
+        print(table.text(report, rows, columns))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(_document(header, arguments, trials), indent=1) + "\n")
     return 1 if report.problems else 0
 
 
-def _trials(arguments: argparse.Namespace, contestants: list[str]) -> list[Trial]:
+def _trials(arguments: argparse.Namespace, contestants: dict[str, list[str]]) -> list[Trial]:
     """All trials, or those made before Ctrl-C."""
-    settings = Settings(workers=arguments.workers, quick=arguments.quick)
+    settings = Settings(arguments.workers, arguments.quick, arguments.records, arguments.input_mib)
     trials: list[Trial] = []
     try:
-        for trial in play(arguments.rounds, arguments.only, contestants, settings, arguments.timeout, _announce):
+        for trial in play(arguments.rounds, contestants, settings, arguments.timeout, _announce):
             trials.append(trial)
     except KeyboardInterrupt:
         print("interrupted: the table holds what was measured so far", file=sys.stderr)
     return trials
 
 
-def _present(peers: list[str]) -> list[str]:
-    """ztasks and the peers asked for, without those that cannot be imported; each of these gets a line."""
-    present = []
-    for name, contestant in CONTESTANTS.items():
-        if name == OURS or name in peers:
-            reason = machine.absence(contestant)
-            if reason:
-                print(f"skipped: {contestant.title} ({reason})", file=sys.stderr)
+def _present(measures: list[str], peers: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """For each measure, ztasks and the peers asked for that can run here; and a line for each that cannot."""
+    present: dict[str, list[str]] = {}
+    skipped: dict[str, None] = {}
+    for measure in measures:
+        names = present.setdefault(measure, [])
+        for name, entrant in MEASURES[measure].entrants.items():
+            if name != OURS and name not in peers:
+                continue
+            if reason := entrant.absence():
+                skipped[f"skipped: {entrant.title} ({reason})"] = None
             else:
-                present.append(name)
-    return present
+                names.append(name)
+    return {measure: names for measure, names in present.items() if names}, list(skipped)
 
 
 def _announce(trial: Trial) -> None:
     values = ", ".join(f"{sample.row} {sample.value:,.4g}" for sample in trial.samples) or "nothing measured"
     problem = f" [{trial.problem}]" if trial.problem else ""
-    line = f"round {trial.round}  {trial.measure:<10} {trial.contestant:<13} {trial.seconds:6.1f} s  {values}"
+    line = f"round {trial.round}  {trial.measure:<15} {trial.contestant:<13} {trial.seconds:6.1f} s  {values}"
     print(line + problem, file=sys.stderr, flush=True)
 
 
@@ -92,11 +97,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MEASURE,...",
         help=", ".join(MEASURES),
     )
-    peers = [name for name in CONTESTANTS if name != OURS]
+    peers = [name for name in TITLES if name != OURS]
     parser.add_argument(
         "--peers", type=_names(peers), default=peers, metavar="PEER,...", help=f"{', '.join(peers)}, or none"
     )
     parser.add_argument("--workers", type=_positive, default=2, help="worker processes (default 2)")
+    parser.add_argument(
+        "--records", type=_positive, default=500_000, metavar="N", help="inputs of `records` (default 500000)"
+    )
+    parser.add_argument(
+        "--input-mib", type=_positive, default=1024, metavar="N", help="largest input of `input_memory` (default 1024)"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the jobs: to try, not to quote")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds per trial (default 300)")
     parser.add_argument("--json", metavar="FILE", help="also write every sample to FILE")

@@ -1,4 +1,4 @@
-"""Memory of this process, as Linux counts it, in bytes."""
+"""Memory of this process and others, as Linux counts it, in bytes."""
 
 import time
 from pathlib import Path
@@ -35,9 +35,15 @@ def settled(limit: float = 20.0) -> int:
     return last
 
 
+def kinds_of(pid: int | str) -> dict[str, int]:
+    """All that `/proc` says of the memory of a process, by the names that it has there; nothing if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    fields = (line.split() for line in lines if line.endswith(" kB"))
+    return {field[0].rstrip(":"): int(field[1]) * KIB for field in fields}
+
+
 def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * KIB
-    raise LookupError(f"/proc/self/status has no {field}")
+    return kinds_of("self")[field]

@@ -1,11 +1,10 @@
 """What a measure produces: rows with goals, and samples that belong to rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.contestants.base import Contestant
+from benchmarks.contestants import COMMANDS, CONTESTANTS, Entrant
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,10 @@ class Settings:
 
     workers: int = 2
     quick: bool = False
+    records: int = 500_000
+    """Inputs of a run for `records`."""
+    input_mib: int = 1024
+    """The largest input of `input_memory`."""
 
     def scaled(self, jobs: int) -> int:
         """The number of jobs to run: a tenth of `jobs` with `--quick`."""
@@ -57,10 +60,17 @@ class Settings:
 class Measure:
     """A measure: its rows, and a generator that yields samples for them.
 
-    `run` gets a contestant that is open and warm, unless `opens_itself` is set.
+    `run` gets a contestant that is open and warm, unless `opens_itself` or `commands` is set.
     """
 
     name: str
     rows: tuple[Row, ...]
-    run: "Callable[[Contestant, Settings], Iterator[Sample]]"
+    run: Callable[[Any, Settings], Iterator[Sample]]
     opens_itself: bool = False
+    commands: bool = False
+    """Whether it runs the contestants that are command lines, not libraries."""
+
+    @property
+    def entrants(self) -> Mapping[str, type[Entrant]]:
+        """Who can take part in it."""
+        return COMMANDS if self.commands else CONTESTANTS

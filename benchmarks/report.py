@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import TITLES
 from benchmarks.model import Goal, Row
 from benchmarks.rounds import Trial
 
@@ -63,7 +63,7 @@ class Report:
                 if sample.note and sample.note not in figures.notes:
                     figures.notes.append(sample.note)
             if trial.problem:
-                title = CONTESTANTS[trial.contestant].title
+                title = TITLES[trial.contestant]
                 self.problems.append(f"{trial.measure}, {title}, round {trial.round}: {trial.problem}")
 
     def figures(self, row: Row, contestant: str) -> Figures | None:
@@ -100,4 +100,4 @@ def _words(row: Row, goal: Goal) -> str:
     sign = ">=" if row.higher_is_better else "<="
     if goal.peer is None:
         return f"{sign} {goal.limit:,g} {row.unit}"
-    return f"{sign} {goal.limit:g}x {CONTESTANTS[goal.peer].title}"
+    return f"{sign} {goal.limit:g}x {TITLES[goal.peer]}"

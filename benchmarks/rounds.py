@@ -1,5 +1,6 @@
 """The order of a run: rounds, in each every measure, in each every contestant, in a process of its own."""
 
+import dataclasses
 import json
 import os
 import select
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +39,16 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
 
 def play(
     rounds: int,
-    measures: Sequence[str],
-    contestants: Sequence[str],
+    contestants: Mapping[str, Sequence[str]],
     settings: Settings,
     timeout: float,
     announce: Callable[[Trial], None],
 ) -> Iterator[Trial]:
-    """Run all trials one after the other; whoever begins a round ends the next one."""
+    """Run all trials one after the other, `contestants` of each measure; whoever begins a round ends the next one."""
     orphans.adopt()
     for number in range(rounds):
-        for measure in measures:
-            for contestant in rotated(contestants, number):
+        for measure, names in contestants.items():
+            for contestant in rotated(names, number):
                 trial = attempt(number + 1, measure, contestant, settings, timeout)
                 announce(trial)
                 yield trial
@@ -62,8 +62,7 @@ def attempt(round_: int, measure: str, contestant: str, settings: Settings, time
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         report, log = Path(folder, "report"), Path(folder, "log")
         command = [sys.executable, "-m", "benchmarks.child", measure, contestant]
-        command += ["--report", str(report), "--workers", str(settings.workers)]
-        command += ["--quick"] if settings.quick else []
+        command += ["--report", str(report), "--settings", json.dumps(dataclasses.asdict(settings))]
         started = time.perf_counter()
         code = _run(command, log, timeout, _environment(folder))
         seconds = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import TITLES
 from benchmarks.model import Row
 from benchmarks.report import OURS, Figures, Ratio, Report, Verdict
 
@@ -19,7 +19,7 @@ def text(report: Report, rows: Sequence[Row], contestants: Sequence[str]) -> str
 
 def markdown(report: Report, rows: Sequence[Row], contestants: Sequence[str]) -> str:
     """One wide table: a line per row, a column per contestant: its median, and the ratio of ztasks to it."""
-    titles = [CONTESTANTS[contestant].title for contestant in contestants]
+    titles = [TITLES[contestant] for contestant in contestants]
     lines = [["measure", "goal", *titles], ["---", "---", *["---:"] * len(titles)]]
     for row in rows:
         cells = [_markdown_cell(report, row, contestant) for contestant in contestants]
@@ -37,7 +37,7 @@ def _block(report: Report, row: Row, contestants: Sequence[str]) -> str:
         figures = report.figures(row, contestant)
         if figures is not None:
             ratio = None if contestant == OURS else report.ratio(row, contestant)
-            lines.append(_line(row, CONTESTANTS[contestant].title, figures, ratio))
+            lines.append(_line(row, TITLES[contestant], figures, ratio))
     if not lines:
         return ""
     better = "higher" if row.higher_is_better else "lower"

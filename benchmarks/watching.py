@@ -41,6 +41,15 @@ def children(pid: int | str = "self") -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs; who has just ended is left out."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in children(pid):
+            found += [child, *descendants(child)]
+    return found
+
+
 def is_memory(kind: str) -> bool:
     """Tell whether these are bytes, and not things that can be counted."""
     return kind.endswith(RESIDENT)

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from ztasks.io.current import CurrentJob, current_job
     from ztasks.io.looking import RunningJob
     from ztasks.outcome import Outcome
+    from ztasks.runs.batch import run_batch
+    from ztasks.runs.command import CommandFailed
+    from ztasks.runs.pickles import BadPickles, read_pickles
+    from ztasks.runs.record_file import BadOutput, read_records
+    from ztasks.runs.records import Record
+    from ztasks.runs.summary import RunSummary
     from ztasks.tasks import Task, options, task
     from ztasks.wire.certificate import DeathCertificate
     from ztasks.wire.verdict import Retry
@@ -76,6 +82,12 @@ _HOMES = {
     "io.current": ("CurrentJob", "current_job"),
     "io.looking": ("RunningJob",),
     "outcome": ("Outcome",),
+    "runs.batch": ("run_batch",),
+    "runs.command": ("CommandFailed",),
+    "runs.pickles": ("BadPickles", "read_pickles"),
+    "runs.record_file": ("BadOutput", "read_records"),
+    "runs.records": ("Record",),
+    "runs.summary": ("RunSummary",),
     "tasks": ("Task", "options", "task"),
     "wire.certificate": ("DeathCertificate",),
     "wire.verdict": ("Retry",),
@@ -83,8 +95,11 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BadOutput",
+    "BadPickles",
     "CallNotLoadable",
     "CallNotPicklable",
+    "CommandFailed",
     "CurrentJob",
     "DeathCertificate",
     "Executor",
@@ -99,11 +114,13 @@ __all__ = [
     "Options",
     "Outcome",
     "PoisonJob",
+    "Record",
     "RemoteError",
     "RemoteTraceback",
     "ResultNotLoadable",
     "ResultNotPicklable",
     "Retry",
+    "RunSummary",
     "RunningJob",
     "Task",
     "TooLarge",
@@ -112,7 +129,10 @@ __all__ = [
     "ZtasksError",
     "current_job",
     "options",
+    "read_pickles",
+    "read_records",
     "remote_traceback",
+    "run_batch",
     "task",
 ]
 

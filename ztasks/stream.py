@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from pickle import dumps
 from queue import Empty
 from typing import Any
 
@@ -15,7 +16,7 @@ from ztasks.io.head import Head
 from ztasks.mapping import PULL_SECONDS, Map
 from ztasks.outcome import Outcome
 from ztasks.units import reason, shown
-from ztasks.wire.payload import Pickled, dump
+from ztasks.wire.payload import PRIMITIVES, Pickled, dump
 
 
 class Stream(Map):
@@ -27,6 +28,8 @@ class Stream(Map):
         self._fed = False
         self._filling: list[Pickled] = []
         self._filling_bytes = 0
+        self._allowed = 0
+        """How many more calls may be fed before the window is looked at again; the feeding thread's own."""
         self._filling_lock = threading.Lock()
 
     def feed(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
@@ -51,42 +54,55 @@ class Stream(Map):
             self._arrived.put(None)
 
     def _feed_one(self, call: Any) -> bool:
-        while self._is_full(len(self._filling)) and not self.exhausted:
-            self._room.clear()
-            with self._filling_lock:
-                self._flush_filling()
-            if self._is_full():
-                self._room.wait(0.1)  # the window may also grow because an estimate changes
-        if self.exhausted:
+        if not self._allowed and not self._wait_for_room():
             return False
         pickled = self._pickle_call(call)
         with self._filling_lock:
             assert self._kept is not None
             self._kept[self._window.pulled + len(self._filling)] = call
             self._filling.append(pickled)
-            self._filling_bytes += pickled.nbytes
-            if len(self._filling) >= self._window.slice_items() or self._filling_bytes >= SLICE_BYTES:
+            self._filling_bytes += len(pickled.data) if not pickled.buffers else pickled.nbytes
+            self._allowed -= 1
+            if not self._allowed or self._filling_bytes >= SLICE_BYTES:
+                self._allowed = 0
                 self._flush_filling()
         return True
 
-    def _is_full(self, more: int = 0) -> bool:
-        return self._window.outstanding + more >= self._window.items()
+    def _wait_for_room(self) -> bool:
+        """Wait until the window is open, and note for how many; False if no more is wanted."""
+        window = self._window
+        while not self.exhausted:
+            room = window.items() - window.outstanding - len(self._filling)
+            if room > 0:
+                self._allowed = min(room, window.slice_items())
+                return True
+            self._room.clear()
+            with self._filling_lock:
+                self._flush_filling()
+            if window.outstanding >= window.items():
+                self._room.wait(0.1)  # the window may also grow because an estimate changes
+        return False
 
     def _pickle_call(self, call: Any) -> Pickled:
         """Check and pickle one call; raises InvalidOption and CallNotPicklable."""
-        place = f"call {self._window.pulled + len(self._filling)} of this stream"
-        if not _is_call(call):
+        if type(call) is tuple and len(call) == 2 and not call[1] and type(call[0]) is tuple and type(call[1]) is dict:
+            if PRIMITIVES.issuperset(map(type, call[0])):
+                return Pickled(dumps(call, 5), [])
+        elif not _is_call(call):
             raise InvalidOption(
-                f"{place} must be a tuple of arguments and a dict of keyword arguments, not {shown(call)}. The calls "
-                "before it are run; this and the following are not."
+                f"{self._place()} must be a tuple of arguments and a dict of keyword arguments, not {shown(call)}. The "
+                "calls before it are run; this and the following are not."
             )
         try:
             return dump(call)
         except Exception as error:
             raise CallNotPicklable(
-                f"{place} cannot be pickled: {reason(error)}. The calls before it are run; this and the following are "
-                "not."
+                f"{self._place()} cannot be pickled: {reason(error)}. The calls before it are run; this and the "
+                "following are not."
             ) from error
+
+    def _place(self) -> str:
+        return f"call {self._window.pulled + len(self._filling)} of this stream"
 
     def _flush_filling(self) -> None:
         """Send what has been collected; the caller holds the lock."""

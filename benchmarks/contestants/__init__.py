@@ -1,6 +1,7 @@
-"""The contestants: ztasks first, then its peers, then the floor."""
+"""The contestants: ztasks first, then its peers, then the floor. Libraries, and command lines."""
 
-from benchmarks.contestants.base import Contestant
+from benchmarks.contestants.base import Contestant, Entrant
+from benchmarks.contestants.commands import Command, GnuParallel, PoolScript, Python, Xargs, ZtasksRun
 from benchmarks.contestants.dask_ import Dask
 from benchmarks.contestants.loky_ import Loky
 from benchmarks.contestants.ours import Ztasks
@@ -13,4 +14,10 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     contestant.key: contestant for contestant in (Ztasks, ProcessPool, Pool, Loky, Dask, Ray, Parsl, Pipeline)
 }
 
-__all__ = ["CONTESTANTS", "Contestant"]
+COMMANDS: dict[str, type[Command]] = {
+    command.key: command for command in (ZtasksRun, PoolScript, GnuParallel, Xargs, Python)
+}
+
+TITLES: dict[str, str] = {key: entrant.title for key, entrant in (CONTESTANTS | COMMANDS).items()}
+
+__all__ = ["COMMANDS", "CONTESTANTS", "TITLES", "Command", "Contestant", "Entrant"]

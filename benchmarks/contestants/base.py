@@ -1,15 +1,25 @@
 """The interface through which every measure drives every contestant."""
 
 import contextlib
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from enum import Enum
+from importlib import metadata
 from typing import Any, ClassVar
 
 from benchmarks import work
 
 Handle = Any
 """Whatever a contestant returns for one submitted job: a future, an object reference, a number."""
+
+
+def version_of(distribution: str) -> str:
+    """The version of a package, or what is there of it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "(checkout)" if importlib.util.find_spec(distribution) else "(absent)"
 
 
 class Pace(Enum):
@@ -28,14 +38,33 @@ class Chunks(Enum):
     REQUIRED = "required"
 
 
-class Contestant(ABC):
+class Entrant(ABC):
+    """Whoever takes part: a library (`Contestant`) or a command line (`Command`)."""
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, workers: int) -> None:
+        """Remember the number of worker processes."""
+        self.workers = workers
+
+    @classmethod
+    @abstractmethod
+    def absence(cls) -> str:
+        """Why it cannot run here; empty when it can."""
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> tuple[str, str] | None:
+        """What it is called and its version; None for the standard library."""
+
+
+class Contestant(Entrant):
     """One way to run jobs on worker processes.
 
     Subclasses import their library in `open`, never at the top, so that any of them may be absent.
     """
 
-    key: ClassVar[str]
-    title: ClassVar[str]
     module: ClassVar[str]
     """The module whose presence tells that the contestant can run."""
     distribution: ClassVar[str | None] = None
@@ -49,9 +78,19 @@ class Contestant(ABC):
     first_result: ClassVar[str]
     """What a user would write to get one result: a script, with `{workers}` to be filled in."""
 
-    def __init__(self, workers: int) -> None:
-        """Remember the number of worker processes; `open` starts them."""
-        self.workers = workers
+    @classmethod
+    def absence(cls) -> str:
+        """Look for the module."""
+        try:
+            found = importlib.util.find_spec(cls.module)
+        except ImportError:
+            found = None
+        return "" if found else f"no module {cls.module!r}"
+
+    @classmethod
+    def version(cls) -> tuple[str, str] | None:
+        """Ask for the version of the package."""
+        return None if cls.distribution is None else (cls.distribution, version_of(cls.distribution))
 
     @abstractmethod
     def open(self) -> None:
@@ -87,7 +126,7 @@ class Contestant(ABC):
             self.open()
             self.collect([self.submit(work.noop, 1)])
 
-    def discard(self, handles: list[Handle]) -> None:  # noqa: B027 - not every library can
+    def discard(self, handles: list[Handle]) -> None:
         """Cancel jobs that have not started; by default they are left to run."""
 
     def chunk_choices(self, *sizes: int) -> tuple[int | None, ...]:

@@ -450,7 +450,7 @@ def test_row_16_ctrl_c_in_a_run(tmp_path: Path, phase: str, number: signal.Signa
         assert not (tmp_path / "out").exists()
         return
     found = statuses(tmp_path)
-    ran = "cancelled" if phase == "start-up" else "ok" if times == 1 else "lost"
+    ran = "ok" if times == 1 and phase != "start-up" else "cancelled"
     assert found.pop("a") == ran
     assert set(found.values()) <= {"cancelled"}
     assert (tmp_path / "finished-a").exists() == (ran == "ok")
@@ -463,9 +463,7 @@ def test_a_run_whose_terminal_is_closed(tmp_path: Path, phase: str) -> None:
         running.hang_up()
         assert running.finish(5.0) == 128 + signal.SIGHUP
         assert running.directories() == []
-    assert statuses(tmp_path).pop("a", None) == (
-        None if phase == "loading" else "cancelled" if phase == "start-up" else "lost"
-    )
+    assert statuses(tmp_path).pop("a", None) == (None if phase == "loading" else "cancelled")
 
 
 def test_a_run_under_nohup(tmp_path: Path) -> None:

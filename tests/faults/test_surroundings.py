@@ -254,7 +254,7 @@ def test_row_20_a_full_disk_under_the_records(tmp_path: Path, short: Path) -> No
     keep = f'trap \'cp {short}/out {tmp_path}/kept\' EXIT\nrun() {{ "$@"; }}\nset -- run "$@"\n'
     mounts = f'mount -t tmpfs -o size=64k x {short}\n{keep}\n"$@"\nexit'
     done = with_mounts(tmp_path, mounts, "", *arguments)
-    assert done.code == 1, done.err
+    assert done.code == 3, done.err
     assert "writing the output failed" in done.err
     assert "No space left on device" in done.err
     assert "Traceback" not in done.err

@@ -10,6 +10,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import bad_jobs
@@ -673,10 +674,27 @@ def test_a_call_that_does_not_fit_its_function_fails_as_a_job(
     assert ztasks.remote_traceback(error) is not None
 
 
+# --- files that are read ---
+
+
+@pytest.mark.parametrize("read", [ztasks.read_records, ztasks.read_pickles])
+def test_a_file_that_is_none(tmp_path: Path, read: Callable[[Any], Iterator[Any]]) -> None:
+    """They are the caller's, as with open(); of what is no record, and no pickled result, nothing is handed out."""
+    (tmp_path / "other").write_bytes(bytes(range(256)) * 40)
+    assert list(read(tmp_path / "other")) == []
+    assert list(read(str(tmp_path / "other"))) == []
+    for path, kind in ((tmp_path / "missing", FileNotFoundError), (tmp_path, IsADirectoryError), (None, TypeError)):
+        with pytest.raises(kind):
+            list(read(path))
+
+
 # --- nothing is left out ---
 
-RECORDS = {"CurrentJob", "DeathCertificate", "Outcome", "RunningJob"}
+RECORDS = {"CurrentJob", "DeathCertificate", "Outcome", "Record", "RunSummary", "RunningJob"}
 """They hold what ztasks found out; nobody else makes them, and they do nothing."""
+
+ELSEWHERE = {"run_batch"}
+"""Tried in a file of its own, which sees to it that all is: test_run_batch.py."""
 
 NOT_FOR_CALLERS = {
     "Future.__init__": "made by submit",
@@ -685,6 +703,7 @@ NOT_FOR_CALLERS = {
     "Options.replaced": "called by task and options",
     "RemoteError.__init__": "made by ztasks, from texts",
     "RemoteTraceback.__init__": "made by ztasks, from a text",
+    "CommandFailed.__init__": "made by ztasks",
     "PoisonJob.__init__": "made by ztasks",
     "WorkerLost.__init__": "made by ztasks",
 }
@@ -701,6 +720,7 @@ TRIED = (
     | {"Future.set_result(result)", "Future.set_exception(exception)"}
     | {"Task.__init__(function)", "Task.__init__(options)", "Task.options(changes)", "task(function)", "task(options)"}
     | {"options(function)", "options(changes)", "remote_traceback(exception)", "Retry.__init__(after)"}
+    | {"read_records(path)", "read_pickles(path)"}
     | {"Retry.__init__(message)", "Task.submit(args)", "Task.submit(kwargs)"}
     | {f"Task.{how}({name})" for how in ("map", "map_unordered", "outcomes") for name in ("iterables", "how")}
 )
@@ -718,7 +738,7 @@ def public_parameters() -> set[str]:
     for name in ztasks.__all__:
         value = getattr(ztasks, name)
         if not isinstance(value, type):
-            found |= parameters(name, value)
+            found |= parameters(name, value) if name not in ELSEWHERE else set()
             continue
         if name in RECORDS:
             continue

@@ -22,7 +22,7 @@ NUMBER = 5
 """
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "nothing at all": ([], "Missing argument 'TARGET'"),
+    "nothing at all": ([], "no TARGET: give file.py:task"),
     "no number of workers": (["tasks.py:echo", "a", "-j", ""], "neither a number of workers"),
     "a share of nothing": (["tasks.py:echo", "a", "-j", "0%"], "neither a number of workers"),
     "half a worker": (["tasks.py:echo", "a", "-j", "1.5"], "neither a number of workers"),
@@ -37,12 +37,12 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "memory in words": (["tasks.py:echo", "a", "--memory-per-job", "lots"], "--memory-per-job must be a size"),
     "negative memory": (["tasks.py:echo", "a", "--memory-per-job", "-1"], "--memory-per-job must be a size"),
     "memory beyond all": (["tasks.py:echo", "a", "--memory-per-job", "9" * 60], "--memory-per-job must be a size"),
-    "an empty pattern": (["tasks.py:echo", "--glob", ""], "no file matches ''"),
+    "an empty pattern": (["tasks.py:echo", "--glob", ""], "it is empty"),
     "a pattern that is no text": (["tasks.py:echo", "--glob", "\udcff*"], "no file matches"),
-    "lines of a file without a name": (["tasks.py:echo", "--lines", ""], "cannot read"),
+    "lines of a file without a name": (["tasks.py:echo", "--lines", ""], "it is empty"),
     "a name that is too long": (["tasks.py:echo", "--lines", "x" * 3000], "File name too long"),
     "output to a folder": (["tasks.py:echo", "a", "-o", "/"], "Is a directory"),
-    "output to a file without a name": (["tasks.py:echo", "a", "-o", ""], "cannot write"),
+    "output to a file without a name": (["tasks.py:echo", "a", "-o", ""], "it is empty"),
     "a target without a name": (["", "a"], "neither a file nor the name of a module"),
     "a target of only a colon": ([":", "a"], "neither a file nor the name of a module"),
     "a target that is no text": (["\udcff:echo", "a"], "neither a file nor the name of a module"),

@@ -4,14 +4,12 @@ Jobs tell the test where they are through files: a test waits for `started-*` an
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -20,10 +18,14 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from support import DEADLINE, Finished, children, environment, run_python, running, wait_for, wait_gone, workers
+from run_support import Terminal, peak_memory, records, results, statuses, ztasks
+from support import DEADLINE, environment, run_python, running, wait_for, wait_gone, workers
+
+from ztasks.runs.pickles import read_pickles
 
 TASKS = """
 import os, sys, time
+from datetime import date
 from pathlib import Path
 
 print("the module prints this")
@@ -80,8 +82,11 @@ def children(x):
 def unpicklable(x):
     return (each for each in x)
 
-def complicated(x):
-    return {(1, 2): {3}, "nan": float("nan"), "path": Path("a"), "bad": 1j}
+def another_form(x):
+    return {(1, 2): {3}, "nan": float("nan"), "path": Path("a"), "day": date(2024, 5, 6), "bytes": b"x"}
+
+def imaginary(x):
+    return {"bad": complex(0, int(x))}
 """
 
 DECORATED = """
@@ -109,21 +114,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ztasks(*arguments: str, stdin: str = "", **how: Any) -> Finished:
-    return run_python("-m", "ztasks", "run", *arguments, stdin=stdin, **how)
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    """Parse what must be JSON Lines and nothing else."""
-    assert text == "" or text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def results(done: Finished) -> list[Any]:
-    assert done.code == 0, done.err
-    return [record["result"] for record in records(done.out)]
-
-
 # --- targets ---
 
 
@@ -143,7 +133,7 @@ def test_a_file_with_an_awkward_name(folder: Path, name: str) -> None:
 def test_wrong_targets_are_usage_errors_and_say_what_to_do() -> None:
     for target, said in {
         "tasks.py:eco": "Did you mean echo?",
-        "tasks.py": "There is:\n    call(*args, **kwargs)",
+        "tasks.py": "There is:\n    another_form(x)\n    call(*args, **kwargs)",
         "task.py:echo": "Did you mean tasks.py?",
         "taks:echo": "Did you mean tasks?",
     }.items():
@@ -232,7 +222,7 @@ def test_empty_input_is_no_failure() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no input: give arguments, --glob, --lines or --jsonl"),
+        ([], "no input: give arguments, --glob, --lines, --jsonl, --csv or --from"),
         (["--lines", "missing"], "cannot read missing: No such file or directory"),
         (["--jsonl", "."], "it is a directory"),
         (["--glob", "*.nothing"], "no file matches '*.nothing'"),
@@ -244,16 +234,17 @@ def test_empty_input_is_no_failure() -> None:
         (["a", "--retries", "-1"], "--retries"),
         (["a", "--retries", "x"], "--retries"),
         (["a", "-o", "no/such/folder"], "cannot write no/such/folder"),
-        (["a", "-o", "tasks.py"], "tasks.py exists and is not empty"),
+        (["a", "-o", "full"], "full exists and is not empty"),
         (["a", "--no-such-option"], "No such option"),
     ],
 )
 def test_wrong_usage(folder: Path, arguments: list[str], said: str) -> None:
+    (folder / "full").write_text("kept")
     done = ztasks("tasks.py:echo", *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert "Traceback" not in done.err
-    assert (folder / "tasks.py").read_text() == TASKS
+    assert (folder / "full").read_text() == "kept"
 
 
 def test_results_come_while_the_input_is_still_open() -> None:
@@ -298,11 +289,6 @@ def write_for_ever(file: int, line: bytes) -> None:
             os.write(file, line * 100)
 
 
-def peak_memory(pid: int) -> int:
-    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-
 # --- output ---
 
 
@@ -310,7 +296,7 @@ def test_records_have_all_fields() -> None:
     [record] = records(ztasks("tasks.py:odd", "2").out)
     assert list(record) == [
         *("v", "index", "key", "input", "ok", "status", "result", "error", "started", "seconds", "attempts"),
-        *("host", "pid", "max_rss"),
+        *("host", "pid", "max_rss", "source"),
     ]
     assert record["status"] == "ok"
     assert record["max_rss"] > 2**20
@@ -336,8 +322,11 @@ def test_keys_are_the_same_in_every_run(folder: Path) -> None:
         return [record["key"] for record in records(ztasks(*arguments, "-k").out)]
 
     first = keys("tasks.py:echo", "a", "b", "a")
-    assert first[0] == first[2] != first[1]
-    assert keys(f"{folder}/tasks.py:echo", "a", "b", "a") == first
+    assert first[0] != first[1]
+    assert first[2] == f"{first[0]}-2", "equal inputs are jobs of their own"
+    assert keys(f"{folder}/tasks.py:echo", "b", "a", "a") == [first[1], first[0], first[2]]
+    assert not set(keys("tasks.py:call", "a", "b", "a")) & set(first)
+    assert not set(keys("tasks.py:call", "a", "b", "a", "--set", "n=1")) & set(keys("tasks.py:call", "a", "b", "a"))
 
 
 def test_in_order_of_input(folder: Path) -> None:
@@ -369,8 +358,12 @@ def test_a_long_job_does_not_hold_back_the_records_before_it() -> None:
 def test_what_jobs_print_goes_to_stderr() -> None:
     done = ztasks("tasks.py:talk", "1", "2", "-k")
     assert results(done) == ["1", "2"]
-    for line in ("job 1 prints", "job 2 complains", "a child of job 1 prints", "the module prints this"):
-        assert f"{line}\n" in done.err
+    lines = done.err.splitlines()
+    for line in (
+        *("[1] job 1 prints", "[1] job 1 complains", "[2] job 2 prints", "[2] job 2 complains"),
+        *("a child of job 1 prints", "a child of job 2 prints", "the module prints this"),
+    ):
+        assert line in lines
 
 
 def test_the_output_is_fit_for_jq() -> None:
@@ -384,12 +377,33 @@ def test_the_output_is_fit_for_jq() -> None:
     assert done.stdout.splitlines() == [f'[{index},"{index + 1}"]' for index in range(50)]
 
 
-def test_results_that_json_cannot_hold() -> None:
-    done = ztasks("tasks.py:complicated", "x")
-    assert results(done) == [
-        {"(1, 2)": [3], "nan": None, "path": "a", "bad": {"$repr": "1j", "$type": "complex"}},
+def test_results_that_json_holds_in_another_form() -> None:
+    done = ztasks("tasks.py:another_form", "x")
+    assert results(done) == [{"(1, 2)": [3], "nan": None, "path": "a", "day": "2024-05-06", "bytes": "eA=="}]
+    assert "JSON has no such values" in done.err
+    assert "1 x NaN or infinity" in done.err
+    assert "x dict" not in done.err
+
+
+def test_a_result_that_json_cannot_hold_stops_the_run_and_is_saved(folder: Path) -> None:
+    done = ztasks("tasks.py:imaginary", "1", "2", "-j1", "-k")
+    first, *_ = records(done.out)
+    assert done.code == 3
+    assert (first["status"], first["result"]) == ("ok", {"bad": {"$repr": "1j", "$type": "complex"}})
+    assert first["pickle"] == "ztasks.unsaved.pickle"
+    assert "Go on with --pickle ztasks.unsaved.pickle" in done.err
+    assert next(read_pickles("ztasks.unsaved.pickle")) == (first["key"], {"bad": 1j})
+    done = ztasks("tasks.py:imaginary", "1", "2", "-k", "--pickle", "saved")
+    assert [record["pickle"] for record in records(done.out)] == ["saved", "saved"]
+    assert done.code == 0
+    assert "2 results that JSON cannot hold are in saved" in done.err
+    assert [value for _, value in sorted(read_pickles("saved"), key=lambda each: str(each[1]))] == [
+        {"bad": 1j},
+        {"bad": 2j},
     ]
-    assert "1 result holds what JSON cannot" in done.err
+
+
+def test_a_result_that_cannot_be_sent_is_a_failure() -> None:
     [record] = records(ztasks("tasks.py:unpicklable", "x").out)
     assert record["error"]["type"] == "ztasks.ResultNotPicklable"
 
@@ -412,7 +426,7 @@ def test_the_output_file(folder: Path) -> None:
 
 def test_a_full_disk_is_told() -> None:
     done = ztasks("tasks.py:echo", "a", "b", "-o", "/dev/full")
-    assert done.code == 1
+    assert done.code == 3
     assert "writing the output failed" in done.err
     assert "No space left on device" in done.err
     assert "Traceback" not in done.err
@@ -516,62 +530,6 @@ def test_a_plain_line_now_and_then() -> None:
         assert process.wait(DEADLINE) == 0
 
 
-class Terminal:
-    """A pseudo-terminal with a command on it; `text` is all that it has shown."""
-
-    def __init__(self, *arguments: str, out: str | None = None) -> None:
-        self.file, inner = os.openpty()
-        self.text = ""
-        output = os.open(out, os.O_WRONLY | os.O_CREAT) if out else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ztasks", "run", *arguments],
-            stdin=inner,
-            stdout=inner if output is None else output,
-            stderr=inner,
-            env=environment(TERM="xterm", COLUMNS="100"),
-            start_new_session=True,
-            preexec_fn=_take_terminal,
-        )
-        os.close(inner)
-        if output is not None:
-            os.close(output)
-        self.crew: set[int] = set()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self.file, 65536):
-                self.text += data.decode(errors="replace")
-        except OSError:  # a terminal without processes
-            return
-
-    def press(self, key: bytes) -> None:
-        self.crew |= workers(self.process.pid)
-        os.write(self.file, key)
-
-    def wait_for(self, text: str) -> None:
-        wait_for(lambda: text in self.text, f"{text!r} on the terminal, which shows {self.text[-2000:]!r}")
-
-    def finish(self) -> int:
-        code = self.process.wait(DEADLINE)
-        self._reader.join(DEADLINE)
-        return code
-
-    def close(self) -> None:
-        for pid in {*children(self.process.pid)} if self.process.poll() is None else set():
-            os.kill(pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        self._reader.join(DEADLINE)
-        os.close(self.file)
-
-
-def _take_terminal() -> None:
-    """In the child: make the terminal on its stdin the one that sends Ctrl-C."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 @pytest.fixture
 def terminal() -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
@@ -655,8 +613,9 @@ def test_ctrl_c_twice_kills_at_once(terminal: Callable[..., Terminal]) -> None:
     assert screen.finish() == 130
     assert monotonic() - begin < 1.0
     assert not os.path.exists("finished-a")
-    statuses = {record["input"]: record["status"] for record in records(Path("out").read_text())}
-    assert statuses["a"] == "lost"
+    found = statuses(records(Path("out").read_text()))
+    assert "a" in found
+    assert set(found.values()) == {"cancelled"}, "the job did not fail: it was killed"
     assert screen.text.count("\x1b[?25l") <= screen.text.count("\x1b[?25h"), "the cursor is shown again"
     assert screen.crew
     wait_gone({*screen.crew, grandchild})

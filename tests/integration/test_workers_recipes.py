@@ -60,7 +60,8 @@ def test_a_stop_reaches_the_main_process_only_and_as_ctrl_c() -> None:
     assert stop_seconds() >= 60
     assert settings["SuccessExitStatus"] == "130"
     assert settings["OOMPolicy"] == "continue"
-    assert "Restart" not in settings  # the records of a first run are never overwritten
+    assert "--resume" in settings["ExecStart"].split()
+    assert settings["Restart"] == "on-abnormal"  # goes on after a kill; not after an exit code of its own
 
 
 def test_the_example_sets_what_the_unit_uses() -> None:
@@ -68,7 +69,7 @@ def test_the_example_sets_what_the_unit_uses() -> None:
     assert environment_file(EXAMPLE).keys() == used
     assert expanded(service()["ExecStart"], environment_file(EXAMPLE), "nightly") == [
         *("/opt/ztasks/bin/ztasks", "run", "/srv/jobs/codestats.py:measure"),
-        *("--glob", "/srv/jobs/src/**/*.py", "--retries", "2", "--output", "records.jsonl"),
+        *("--glob", "/srv/jobs/src/**/*.py", "--retries", "2", "--output", "records.jsonl", "--resume"),
     ]
 
 

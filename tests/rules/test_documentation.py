@@ -1,15 +1,17 @@
 """The documentation agrees with the code: commands, links, files, names, options, errors, record fields, exit codes."""
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 import ztasks
-from ztasks.cli.records import Record
 from ztasks.cli.run import command
 from ztasks.core.options import NAMES
+from ztasks.runs.records import JobError, Record
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +22,8 @@ PAGES = [
     *sorted((ROOT / "workers").rglob("*.md")),
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
+FLAGS = {flag for parameter in command.params if isinstance(parameter, click.Option) for flag in parameter.opts}
+"""All options of `ztasks run`."""
 
 
 def commands() -> list[str]:
@@ -28,9 +32,17 @@ def commands() -> list[str]:
 
 
 def section(text: str, title: str) -> str:
-    """The text between a heading and the next one of any level."""
-    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    """The text from a heading to the next one of its level or above, without blocks of code."""
+    without_code = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*)", without_code, re.MULTILINE | re.DOTALL)
     assert found, title
+    return re.split(rf"^#{{1,{len(found[1])}}} ", found[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(text: str, head: str) -> str:
+    """The table whose first column has this head."""
+    found = re.search(rf"^\| {re.escape(head)} \|.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert found, head
     return found[1]
 
 
@@ -46,7 +58,7 @@ def test_the_readme_begins_with_three_lines_and_has_two_commands() -> None:
     assert len(rest.split("\n\n")[0].splitlines()) == 3
     run, tests = commands()
     assert ".venv/bin/ztasks run examples/codestats.py:measure --glob " in run
-    assert run.endswith("-o stats.jsonl")
+    assert run.endswith("-o stats.jsonl --resume")
     assert '".[test]"' in tests
     assert tests.endswith("-m pytest")
     assert README.index("<!-- benchmarks:begin -->") < README.index("<!-- benchmarks:end -->")
@@ -104,7 +116,9 @@ def test_the_reference_has_every_option() -> None:
 
 
 def test_the_reference_has_every_record_field() -> None:
-    assert first_cells(section(REFERENCE, "The record of a job")) == list(Record.__struct_fields__)
+    text = section(REFERENCE, "The record of a job")
+    assert first_cells(table(text, "field")) == list(Record.__struct_fields__)
+    assert first_cells(table(text, "field of `error`")) == list(JobError.__struct_fields__)
 
 
 def test_the_reference_has_every_option_and_exit_code_of_the_command() -> None:
@@ -112,6 +126,45 @@ def test_the_reference_has_every_option_and_exit_code_of_the_command() -> None:
     assert command.epilog is not None
     told = set(re.findall(r"^  (\d+) ", command.epilog, re.MULTILINE))
     assert set(re.findall(r"^\| (\d+) \|", text, re.MULTILINE)) == told
-    flags = {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
-    assert flags
-    assert {flag for flag in flags if not re.search(rf"`{flag}\b", text)} == set()
+    explained = {cell.split()[0] for cell in first_cells(text) if cell.startswith("-") and cell != "-"}
+    assert explained == FLAGS
+
+
+def test_the_reference_has_every_placeholder() -> None:
+    assert command.epilog is not None
+    listed = command.epilog.split("Placeholders of --command:")[1].split("Environment:")[0]
+    told = set(re.findall(r"\{\S*\}", listed))
+    assert len(told) > 8
+    assert told <= set(first_cells(section(REFERENCE, "Placeholders")))
+
+
+def test_the_reference_has_every_parameter_of_run_batch() -> None:
+    text = section(REFERENCE, "`run_batch`")
+    parameters = inspect.signature(ztasks.run_batch).parameters
+    assert set(first_cells(table(text, "argument"))) == set(parameters)
+    shown = re.search(r"^    run_batch\((.*?)\)$", text, re.MULTILINE | re.DOTALL)
+    assert shown
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters.values()]
+    assert re.sub(r"\s+", " ", shown[1].replace('"', "'")) == str(inspect.Signature(bare))[1:-1]
+
+
+def test_the_reference_has_every_field_of_a_summary() -> None:
+    public = {name for name in vars(ztasks.RunSummary) if not name.startswith("_")}
+    assert set(first_cells(table(section(REFERENCE, "RunSummary"), "field"))) == public
+
+
+@pytest.mark.parametrize("name", ["batch.md", "quickstart.md"])
+def test_tutorials_name_options_that_exist(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    used = set(re.findall(r"`(--?[a-z][\w-]*)", text))
+    assert used
+    assert used - FLAGS == set()
+
+
+def test_options_beside_those_of_gnu_parallel_exist() -> None:
+    text = section((ROOT / "docs" / "how-to" / "gnu-parallel.md").read_text(), "Options")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 25
+    ours = {flag for row in rows for flag in re.findall(r"(?<![\w-])--?[a-z0][\w-]*", row[1])}
+    assert len(ours) > 10
+    assert ours - FLAGS == {"-n"}, "but for `nice -n`"

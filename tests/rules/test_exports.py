@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PROMISED = {
     *("Executor", "Future", "Options", "Outcome", "Task", "CurrentJob", "DeathCertificate", "Retry", "RunningJob"),
     *("current_job", "options", "remote_traceback", "task"),
+    *("BadOutput", "BadPickles", "CommandFailed", "Record", "RunSummary", "read_pickles", "read_records", "run_batch"),
 }
 
 INTERNAL = {"WireError"}
@@ -68,6 +69,8 @@ def test_importing_a_module_hides_no_export(module: str) -> None:
         ("import ztasks; ztasks.task(len)", ["zmq", "cloudpickle", "rich", "click"]),
         ("import ztasks; ztasks.current_job()", ["zmq", "cloudpickle", "rich", "click"]),
         ("import ztasks; ztasks.Executor", ["cloudpickle", "rich", "click"]),
+        ("import ztasks; ztasks.run_batch", ["cloudpickle", "rich", "click"]),
+        ("import ztasks; ztasks.read_records", ["zmq", "cloudpickle", "rich", "click"]),
     ],
 )
 def test_what_is_not_used_is_not_imported(code: str, absent: list[str]) -> None:

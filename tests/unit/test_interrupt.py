@@ -1,14 +1,17 @@
 """The signals that end a run, once and twice, as the thread that carries it out sees them."""
 
+import contextlib
 import os
 import signal
 import threading
-from queue import SimpleQueue
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import pytest
 
-from ztasks.cli import interrupt
-from ztasks.cli.interrupt import Stopper
+from ztasks.runs import interrupt
+from ztasks.runs.interrupt import Stopper
 
 
 class Calls:
@@ -17,9 +20,9 @@ class Calls:
     def __init__(self) -> None:
         self.made: SimpleQueue[str] = SimpleQueue()
 
-    def stopper(self) -> Stopper:
+    def stopper(self, **how: Any) -> Stopper:
         return Stopper(
-            *(lambda name=name: self.made.put(name) for name in ("drain", "kill", "last words")), lambda: 130
+            *(lambda name=name: self.made.put(name) for name in ("drain", "kill", "last words")), lambda: 130, **how
         )
 
     def next(self) -> str:
@@ -151,3 +154,59 @@ def test_an_end_that_takes_too_long_is_forced(monkeypatch: pytest.MonkeyPatch) -
         assert forced.wait(10)
     assert [calls.next(), calls.next()] == ["kill", "last words"]
     assert codes.get(timeout=10) == 130
+
+
+def test_an_end_in_a_program_of_the_users_is_not_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr(interrupt, "KILL_SECONDS", 0.0)
+    monkeypatch.setattr(interrupt, "ABANDON_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", forced.put)
+    calls = Calls()
+    with calls.stopper(force=False) as stopper:
+        press()
+        assert calls.next() == "drain"
+        press()
+        assert calls.next() == "kill"
+        assert stopper.killed.is_set()
+        press()
+        stopper.abandon()
+    assert forced.empty()
+    assert calls.made.empty()
+
+
+def test_only_the_signals_that_it_is_given_are_heeded() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    calls = Calls()
+    with calls.stopper(numbers=(signal.SIGINT,)):
+        assert signal.getsignal(signal.SIGTERM) is before
+        press()
+        assert calls.next() == "drain"
+    assert calls.made.empty()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/syscall"), reason="only Linux tells what a thread waits for")
+def test_a_main_thread_that_is_stuck_where_no_handler_is_called() -> None:
+    """It blocks the signal and waits: another thread is given it, but Python calls handlers in the main thread only."""
+    calls, (reading, writing) = Calls(), os.pipe()
+
+    def press_and_tell() -> None:
+        while Path(f"/proc/self/task/{os.getpid()}/syscall").read_text().split()[1:2] != [hex(reading)]:
+            pass
+        press()
+        with contextlib.suppress(Empty):
+            heard.append(calls.next())
+        os.write(writing, b"x")
+
+    heard: list[str] = []
+    with calls.stopper():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            thread = threading.Thread(target=press_and_tell)
+            thread.start()
+            os.read(reading, 1)
+            thread.join()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    os.close(reading)
+    os.close(writing)
+    assert heard == ["drain"]

@@ -2,14 +2,12 @@
 
 import errno
 import os
-import stat
 import threading
-from pathlib import Path
 
 import pytest
 
-from ztasks.cli import output
-from ztasks.cli.output import BadOutput, RecordWriter, open_output, write_all
+from ztasks.runs import output
+from ztasks.runs.output import RecordWriter, write_all
 
 
 class Sink:
@@ -125,29 +123,54 @@ def test_all_is_written_to_a_pipe_that_does_not_block() -> None:
     thread.join()
 
 
-def test_a_file_that_holds_something_is_not_lost(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("a night's work\n")
-    with pytest.raises(BadOutput, match=r"exists and is not empty.*--overwrite"):
-        open_output(str(path), overwrite=False)
-    assert path.read_text() == "a night's work\n"
-    os.close(open_output(str(path), overwrite=True))
-    assert path.read_text() == ""
-    os.close(open_output(str(path), overwrite=False))
+def test_in_order_nothing_is_written_for_what_is_skipped() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=True)
+    for index in (1, 3):
+        writer.skip(index)
+    for index in (4, 2, 0):
+        writer.write(index, b"%d\n" % index)
+    assert writer._early == {}, "none waits for the end of the run"
+    writer.close()
+    assert sink.data == b"0\n2\n4\n"
 
 
-def test_what_is_no_file_can_be_written_to(tmp_path: Path) -> None:
-    os.close(open_output("/dev/null", overwrite=False))
-    with pytest.raises(BadOutput, match=r"cannot write .*: No such file or directory"):
-        open_output(str(tmp_path / "missing" / "out"), overwrite=False)
-    with pytest.raises(BadOutput, match="Is a directory"):
-        open_output(str(tmp_path), overwrite=False)
+def test_without_order_a_skip_changes_nothing() -> None:
+    sink = Sink()
+    writer = RecordWriter(sink, ordered=False)
+    writer.skip(0)
+    writer.write(5, b"5\n")
+    writer.close()
+    assert sink.data == b"5\n"
 
 
-def test_a_new_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        os.close(open_output(str(tmp_path / "new"), overwrite=False))
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+def test_skipping_waits_for_its_turn_as_reading_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "MAX_EARLY", 10)
+    writer = RecordWriter(Sink(), ordered=True)
+    through = threading.Event()
+
+    def skip_all() -> None:
+        for index in range(1, 1000):
+            writer.skip(index)
+        through.set()
+
+    thread = threading.Thread(target=skip_all)
+    thread.start()
+    assert not through.wait(0.05)
+    writer.write(0, b"0\n")
+    assert through.wait(10)
+    thread.join()
+    assert writer._early == {}
+    writer.close()
+
+
+def test_an_error_is_told_also_when_it_comes_from_the_thread_that_writes_late() -> None:
+    sink, told = Sink(), threading.Event()
+    writer = RecordWriter(sink, ordered=False)
+    writer.on_error = told.set
+    writer.write(0, b"a\n")
+    sink.fails = OSError(errno.EPIPE, "gone")
+    writer.write(1, b"b\n")
+    assert told.wait(10)
+    writer.close()
+    assert sink.data == b"a\n"

@@ -5,17 +5,18 @@ import threading
 
 import pytest
 
-from ztasks.cli import progress
-from ztasks.cli.inputs import Total
-from ztasks.cli.progress import Activity, Pace, Plain, Reporter, make_display, status_text
-from ztasks.cli.summary import Tally
+from ztasks.runs import progress
+from ztasks.runs.inputs import Total
+from ztasks.runs.progress import Activity, Pace, Plain, Reporter, make_display, status_text
+from ztasks.runs.summary import Tally
 
 BUSY = Activity(2, 2, 1.0)
 
 
-def tally(done: int, failed: int = 0, cancelled: int = 0) -> Tally:
+def tally(done: int, failed: int = 0, cancelled: int = 0, skipped: int = 0) -> Tally:
     counts = Tally()
     counts.done = done
+    counts.skipped = skipped
     counts.statuses.update(ok=done - failed - cancelled, failed=failed, cancelled=cancelled)
     return counts
 
@@ -35,6 +36,12 @@ def tally(done: int, failed: int = 0, cancelled: int = 0) -> Tally:
         (tally(40), Total(40, exact=True), 1.0, "40/40 done (100%), 1.0/s, 2/2 workers busy"),
         (tally(9, cancelled=4), Total(9, exact=True), None, "5/9 done (56%), 4 cancelled, 2/2 workers busy"),
         (tally(0), Total(0, exact=True), None, "0/0 done, 2/2 workers busy"),
+        (
+            tally(50, 1, skipped=1900),
+            Total(100, exact=True),
+            2.0,
+            "50/100 done (50%), 1 failed, 1,900 skipped, 2.0/s, ETA 25 s, 2/2 workers busy",
+        ),
     ],
 )
 def test_the_status(counts: Tally, total: Total | None, rate: float | None, text: str) -> None:

@@ -1,11 +1,13 @@
 """The counts of a run and the closing summary."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from ztasks.cli.records import JobError, Record
-from ztasks.cli.summary import Tally, duration_text, input_text, one_line, rate_text, summarise
+from ztasks.runs.records import JobError, Record
+from ztasks.runs.summary import Example, RunSummary, SlowJob, Tally
 
 
 def record(index: int = 0, status: str = "ok", error: str = "", seconds: float = 0.0, input_: Any = "x") -> Record:
@@ -19,6 +21,10 @@ def tally_of(*records: Record) -> Tally:
     for each in records:
         tally.add(each)
     return tally
+
+
+def summarise(tally: Tally, seconds: float, workers: int, notes: Sequence[str]) -> str:
+    return str(tally.summary(seconds, workers, None, [], notes))
 
 
 def test_counts() -> None:
@@ -36,7 +42,11 @@ def test_counts() -> None:
 
 def test_the_slowest_jobs_are_kept() -> None:
     tally = tally_of(*(record(index, seconds=float(index * 7 % 10), input_={"n": index}) for index in range(10)))
-    assert [(seconds, input_["n"]) for seconds, _, input_ in tally.slowest()] == [(9.0, 7), (8.0, 4), (7.0, 1)]
+    assert [(job.seconds, job.place, job.input) for job in tally.slowest()] == [
+        (9.0, 7, {"n": 7}),
+        (8.0, 4, {"n": 4}),
+        (7.0, 1, {"n": 1}),
+    ]
 
 
 def test_equally_slow_jobs_do_not_compare_their_inputs() -> None:
@@ -64,6 +74,15 @@ def test_the_summary_of_nothing() -> None:
     assert summarise(Tally(), 0.0, 1, []) == "0 jobs: no input"
 
 
+def test_the_summary_tells_what_was_skipped() -> None:
+    tally = tally_of(record(seconds=0.5))
+    tally.skipped = 1200
+    assert summarise(tally, 1.0, 1, []).splitlines()[0] == "1 job: 1 ok, 1,200 skipped"
+    nothing = Tally()
+    nothing.skipped = 3
+    assert summarise(nothing, 1.0, 1, ["a note"]) == "0 jobs: 3 skipped\n  a note"
+
+
 def test_the_summary_of_one() -> None:
     assert summarise(tally_of(record(seconds=0.5)), 0.5, 1, []).splitlines() == [
         "1 job: 1 ok",
@@ -80,31 +99,58 @@ def test_a_type_for_each_failure_does_not_fill_the_memory() -> None:
     assert "  and 91 more types of failure" in lines
 
 
+# --- the summary as a value ---
+
+
+def test_the_summary_has_all_of_it() -> None:
+    tally = tally_of(
+        record(0, seconds=2.0, input_="slow"),
+        record(1, "failed", "ValueError", 0.5, "bad"),
+        record(2, "cancelled", "concurrent.futures.CancelledError"),
+    )
+    tally.skipped = 4
+    summary = tally.summary(10.0, 2, "stopped after 1 failure", ["a problem"], ["a note"])
+    assert summary == RunSummary(
+        statuses={"ok": 1, "failed": 1, "timeout": 0, "lost": 0, "cancelled": 1},
+        skipped=4,
+        attempts=3,
+        seconds=10.0,
+        busy_seconds=2.5,
+        workers=2,
+        failures={"ValueError": 1},
+        examples={"ValueError": Example("bad", "message 1")},
+        slowest=[SlowJob(2.0, 0, "slow"), SlowJob(0.5, 1, "bad")],
+        stopped="stopped after 1 failure",
+        problems=["a problem"],
+        notes=["a note"],
+    )
+    assert (summary.jobs, summary.failed, summary.ok) == (3, 1, False)
+
+
+def test_a_summary_is_that_of_its_moment() -> None:
+    tally = tally_of(record(0))
+    summary = tally.summary(1.0, 1, None, [], [])
+    tally.add(record(1, "failed", "ValueError"))
+    assert (summary.jobs, summary.failures, summary.examples) == (1, {}, {})
+
+
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("records", "stopped", "problems", "ok"),
     [
-        (0.0, "0 us"),
-        (0.00048, "480 us"),
-        (0.035, "35 ms"),
-        (0.9999, "1.0 s"),
-        (1.24, "1.2 s"),
-        (9.96, "10 s"),
-        (59.6, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (7500, "2 h 5 min"),
-        (100_000, "27 h 46 min"),
+        ([], None, [], True),
+        ([record()], None, [], True),
+        ([record(), record(1, "lost", "ztasks.WorkerLost")], None, [], False),
+        ([record()], "stopped", [], False),
+        ([record()], None, ["the disk is full"], False),
     ],
 )
-def test_durations_for_reading(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+def test_when_a_run_was_ok(records: list[Record], stopped: str | None, problems: list[str], ok: bool) -> None:
+    assert tally_of(*records).summary(1.0, 1, stopped, problems, []).ok == ok
 
 
-def test_rates_for_reading() -> None:
-    assert [rate_text(rate) for rate in (51200.4, 12.0, 4.12, 0.2)] == ["51,200/s", "12/s", "4.1/s", "12.0/min"]
-
-
-def test_text_of_others_stays_on_its_line() -> None:
-    assert one_line(" a\nb\x1b[31m\udcff ", 50) == r"a\nb\x1b[31m\udcff"
-    assert one_line("x" * 1000, 11) == "xxxx...xxxx"
-    assert input_text({"a": [1]}) == "{'a': [1]}"
-    assert input_text("") == "''"
+def test_inputs_are_shown_as_they_came_also_those_that_are_no_utf8() -> None:
+    raw = msgspec.Raw(b'{"path":"caf\\udce9"}')
+    summary = tally_of(record(0, "failed", "OSError", 1.0, raw)).summary(1.0, 1, None, [], [])
+    assert summary.slowest == [SlowJob(1.0, 0, {"path": "caf\udce9"})]
+    assert summary.examples == {"OSError": Example({"path": "caf\udce9"}, "message 0")}
+    assert "{'path': 'caf\\udce9'}" in str(summary)

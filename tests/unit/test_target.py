@@ -1,5 +1,6 @@
 """Targets: files and modules, names that collide, and what a mistake is answered with."""
 
+import functools
 import pickle
 import sys
 import textwrap
@@ -8,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ztasks.cli.target import BadTarget, Target, load, load_again
+from ztasks.runs.target import (
+    BadTarget,
+    Target,
+    listing,
+    load,
+    load_again,
+    load_value,
+    names_a_task,
+    source_digest,
+)
 
 SOURCE = """
 import dataclasses
@@ -248,3 +258,78 @@ def test_keyboard_interrupt_is_not_swallowed(write: Write) -> None:
     write("stopped_for_test.py", "raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         load("stopped_for_test.py:f")
+
+
+# --- what else is to be known of a target ---
+
+
+def test_the_source_of_a_task_has_a_digest(write: Write) -> None:
+    write("source_for_test.py")
+    first = load("source_for_test.py:measure").source
+    assert first is not None
+    assert len(first) == 8
+    assert load("source_for_test.py:decorated").source == first
+    assert load("source_for_test.py:Kind.method").source == first
+    write("source_for_test.py", SOURCE + "# changed\n")
+    assert load("source_for_test.py:measure").source not in (first, None)
+
+
+def test_what_is_in_no_file_has_no_source() -> None:
+    assert load("time:sleep").source is None
+    assert source_digest(functools.partial(len)) is None
+    assert source_digest(object()) is None
+
+
+def test_a_partial_has_the_source_of_its_function(write: Write) -> None:
+    write("partial_for_test.py", "import functools\ndef f(a, b): return a + b\ng = functools.partial(f, 1)\n")
+    assert load("partial_for_test.py:g").source == load("partial_for_test.py:f").source is not None
+
+
+def test_a_file_is_loaded_once(write: Write) -> None:
+    write("once_for_test.py", SOURCE + "\ncases = [1, 2]\n")
+    write("tools/json.py", SOURCE + "\ncases = [1, 2]\n")
+    for file in ("once_for_test.py", "tools/json.py"):
+        target = load(f"{file}:measure")
+        assert load_value(f"{file}:cases") == [1, 2]
+        again = load(f"{file}:measure")
+        assert again.function is target.function
+        assert again.in_workers == target.in_workers
+
+
+def test_any_value_can_be_loaded(write: Write) -> None:
+    write("values_for_test.py")
+    assert load_value("values_for_test.py:CONSTANT") == 3
+    assert load_value("values_for_test.py:Kind").method(1) == [1]
+    with pytest.raises(BadTarget, match=r"has no 'CONSTANTS'\. Did you mean CONSTANT\?"):
+        load_value("values_for_test.py:CONSTANTS")
+    with pytest.raises(BadTarget, match=r"'values_for_test.py' names nothing: write values_for_test.py:NAME"):
+        load_value("values_for_test.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("a.py:f", True), ("a.b:c.d", True), ("a.py", False), ("a.py:", False), (":f", False), ("", False), (":", False)],
+)
+def test_whether_a_target_names_a_task(text: str, names: bool) -> None:
+    assert names_a_task(text) is names
+
+
+def test_the_tasks_of_a_file_are_listed_with_what_they_do(write: Write) -> None:
+    write("doc_for_test.py", 'def b(x: int):\n    """Does it.\n\n    More."""\n\ndef a():\n    pass\n')
+    assert listing("doc_for_test.py").splitlines() == ["doc_for_test.py:a()", "doc_for_test.py:b(x: int)  Does it."]
+    assert listing("doc_for_test").startswith("doc_for_test:a()")
+    write("empty_for_test.py", "import os\nX = len\n")
+    with pytest.raises(BadTarget, match=r"empty_for_test.py defines no functions"):
+        listing("empty_for_test.py")
+
+
+@pytest.mark.parametrize("file", ["setup_for_test.py", "json.py"])
+def test_a_worker_calls_what_prepares_it(write: Write, file: str) -> None:
+    write(file, "done = []\nclass Kind:\n    @staticmethod\n    def setup():\n        done.append('set up')\n")
+    target = load(f"{file}:Kind.setup")
+    function, arguments = pickle.loads(pickle.dumps(target.step()))
+    name = target.function.__module__
+    if target.in_workers is not None:
+        del sys.modules[name]
+    function(*arguments)
+    assert sys.modules[name].done == ["set up"]

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from ztasks.cli.run import parse_workers
+from ztasks.cli.run_workers import parse_workers
 from ztasks.errors import InvalidOption, ZtasksError
 
 BUILT_IN_JOBS: Final = 2000
@@ -124,15 +124,16 @@ def _built_in(seconds: float, jobs: int) -> Task:
 
 def _load(target: str, inputs: tuple[tuple[str, ...], ...], jobs: int | None) -> Task:
     """Load a target and its inputs; raises ZtasksError and click.UsageError."""
-    from ztasks.cli.inputs import Call, Unreadable
-    from ztasks.cli.run import open_inputs
-    from ztasks.cli.target import load
+    from ztasks.cli.run_inputs import open_inputs
+    from ztasks.runs.binding import Binder
+    from ztasks.runs.inputs import Call, Inputs, Unreadable
+    from ztasks.runs.target import load
 
     with contextlib.redirect_stdout(sys.stderr):  # what its module prints is no part of the account
         loaded = load(target)
     calls: list[Call] = []
     if any(inputs):
-        opened = open_inputs(*inputs)
+        opened = Inputs(open_inputs(*inputs), Binder(loaded.function))
         try:
             for entry in opened:
                 if isinstance(entry, Unreadable):

@@ -13,8 +13,8 @@ from ztasks.chaos.batch import Batch, Passage
 from ztasks.chaos.ledger import Execution
 from ztasks.chaos.plan import JOB_FAULTS, Plan
 from ztasks.chaos.tally import Accountant, Loss, Tally
-from ztasks.cli.summary import duration_text, input_text, one_line
 from ztasks.io.head import STOP_SECONDS
+from ztasks.runs.text import duration_text, input_text, one_line
 
 SHOWN: Final = 20
 """How many losses are told in words."""

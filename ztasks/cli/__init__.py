@@ -1,20 +1,13 @@
 """The command line: `ztasks run` and `ztasks doctor`, and later `ztasks worker` and `ztasks head`.
 
-main.py       the group of commands; imports a command when it is asked for
-run.py        the options of `ztasks run`, checked
-target.py     what to run: file.py:task or package.module:task
-inputs.py     what to run it on: a lazy stream of calls
-running.py    one run: inputs --feed--> executor --outcomes--> records
-records.py    the record of a job, as JSON
-output.py     where records are written
-progress.py   what is shown meanwhile, on stderr
-summary.py    what is counted, and the closing summary
-activity.py   what the workers run just now
-interrupt.py  Ctrl-C, once and twice
+main.py         the group of commands; imports a command when it is asked for
+run.py          `ztasks run`: what is asked for, checked; what is opened and closed around the run
+run_options.py  its options, as they are declared and explained; run_inputs.py, run_workers.py: what some come to
+grouped.py      options in groups
 
-doctor.py     the options of `ztasks doctor`, and the order of its checks
-check_*.py    the checks, by what they look at
-findings.py   what a check has found, and how it is shown
-cures.py      what to do about it
-probing.py    runs what may hang in a process of its own: probe.py
+doctor.py       the options of `ztasks doctor`, and the order of its checks
+check_*.py      the checks, by what they look at
+findings.py     what a check has found, and how it is shown
+cures.py        what to do about it
+probing.py      runs what may hang in a process of its own: probe.py
 """

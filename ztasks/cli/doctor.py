@@ -89,7 +89,7 @@ def command(targets: tuple[str, ...], workers: str | None, json: bool, verbose: 
     It changes nothing and leaves nothing behind; what hangs is given up after --timeout and reported. Run it where your
     program runs: in the same shell, container, or job of the cluster.
     """
-    from ztasks.cli.run import parse_workers
+    from ztasks.cli.run_workers import parse_workers
 
     seconds = _seconds(timeout)
     wanted = parse_workers(workers) if workers is not None else None

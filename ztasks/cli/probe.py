@@ -114,7 +114,7 @@ class Probe:
 
     def _load(self, text: str) -> tuple[ModuleType, Any, tuple[Callable[..., object] | None, tuple[Any, ...]]] | None:
         """Load it as `ztasks run` would; without a task, the module alone."""
-        from ztasks.cli import target
+        from ztasks.runs import target
 
         try:
             if ":" in text:

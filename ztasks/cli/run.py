@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ztasks.cli.grouped import GroupedCommand
+from ztasks.cli.run_inputs import check_expanded, check_output, open_inputs
+from ztasks.cli.run_options import EPILOG, with_options
+from ztasks.cli.run_workers import gpu_number, workers_for
 from ztasks.errors import InvalidOption, ZtasksError
-from ztasks.io.hostinfo import cores, default_workers, memory
-from ztasks.units import parse_size
 
 if TYPE_CHECKING:
-    from ztasks.cli.inputs import Inputs
-    from ztasks.cli.records import Recorder
-    from ztasks.cli.running import Run
-    from ztasks.cli.target import Target
+    from ztasks.runs.batch import Output, Work
+    from ztasks.runs.inputs import Inputs
+    from ztasks.runs.interrupt import Stopper
+    from ztasks.runs.progress import Reporter
+    from ztasks.runs.record_file import RecordFile
+    from ztasks.runs.run import Rules, Run
 
-EPILOG: Final = """\
-\b
-Examples:
-  ztasks run stats.py:measure --glob 'src/**/*.py' -o stats.jsonl
-  find . -name '*.log' | ztasks run logs:parse --lines - | jq .result
-  ztasks run shop.py:charge --jsonl orders.jsonl --retries 3 -k
-
-\b
-Exit codes:
-  0    all jobs succeeded (or there was no input)
-  1    some jobs failed, or the run could not go on
-  2    wrong usage: nothing was run
-  129  the terminal was closed (SIGHUP); jobs that ran were killed
-  130  interrupted by Ctrl-C
-  141  the reader of the output went away, as with `| head`
-  143  ended by SIGTERM, as by Ctrl-C
-"""
-
-
-class Settings(NamedTuple):
-    """The options of a run that have no home elsewhere, checked."""
-
-    workers: int
-    gpus: str | None
-    retries: int | None
-    ordered: bool
-    summary: bool
-    progress: bool
+OK, SOME_FAILED, STOPPED, READER_GONE = 0, 1, 3, 141
+"""Exit codes; see the help. The last is 128 + SIGPIPE, as shells have it."""
 
 
 class Refused(click.ClickException):
@@ -62,218 +41,287 @@ class Refused(click.ClickException):
         click.echo(f"ztasks run: {self.message}", file=file, err=True)
 
 
-@click.command(name="run", epilog=EPILOG)
-@click.argument("target")
+class RunCommand(GroupedCommand):
+    """Knows a mistake that is easily made."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; raises click.UsageError."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if "--command" not in given:
+                raise
+            cure = f"{error.message} Quote the whole command, as in --command 'wc -l {{}}'."
+            raise click.UsageError(cure, ctx) from error
+
+
+@click.command(name="run", cls=RunCommand, epilog=EPILOG)
+@click.argument("target", required=False, metavar="[TARGET]")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
-@click.option(
-    "globs",
-    "--glob",
-    multiple=True,
-    metavar="PATTERN",
-    help="One job for each file that matches, sorted; ** goes into directories. Quote it.",
-)
-@click.option("lines", "--lines", multiple=True, metavar="FILE|-", help="One job for each line of a file, or of stdin.")
-@click.option(
-    "jsonl",
-    "--jsonl",
-    multiple=True,
-    metavar="FILE|-",
-    help="One job for each line of JSON: an object is keyword arguments, an array positional ones.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write the records to a file instead of stdout.")
-@click.option("--overwrite", is_flag=True, help="Empty the output file first if it holds something.")
-@click.option("-k", "--ordered", is_flag=True, help="Write the records in the order of the inputs.")
-@click.option("-j", "--workers", metavar="N|N%", help="So many workers, or percent of the default: the CPUs there are.")
-@click.option(
-    "--cpus-per-job", type=click.IntRange(min=1), metavar="N", help="Each job takes N CPUs: run fewer at a time."
-)
-@click.option(
-    "--memory-per-job", metavar="SIZE", help="Each job takes so much memory, such as 2GiB: run fewer at a time."
-)
-@click.option("--gpus", metavar="auto|N", help="Give each worker one of all GPUs, or of N: CUDA_VISIBLE_DEVICES.")
-@click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Run a job that raises up to N times more.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors and what jobs write remain.")
-@click.option("--no-progress", is_flag=True, help="No progress.")
-def command(
-    target: str,
-    args: tuple[str, ...],
-    globs: tuple[str, ...],
-    lines: tuple[str, ...],
-    jsonl: tuple[str, ...],
-    output: str | None,
-    overwrite: bool,
-    ordered: bool,
-    workers: str | None,
-    cpus_per_job: int | None,
-    memory_per_job: str | None,
-    gpus: str | None,
-    retries: int | None,
-    quiet: bool,
-    no_progress: bool,
-) -> int:
+@with_options
+def command(target: str | None, args: tuple[str, ...], **options: Any) -> int:
     """Run TARGET on each input in parallel worker processes; write one JSON record per job.
 
-    TARGET is file.py:task or package.module:task; any function will do. The inputs are the ARGs, then what --glob,
-    --lines and --jsonl give, read while the jobs run. After -- an ARG may begin with a dash.
+    TARGET is file.py:task or package.module:task; any function will do, and file.py alone lists what is there. The
+    inputs are the ARGs, then what the options give, read while the jobs run. After -- an ARG may begin with a dash.
 
-    Records are written as jobs finish. What jobs print goes to stderr, as do progress and summary. A job whose worker
-    crashes is run again, so jobs should bear being repeated. Ctrl-C and SIGTERM let the jobs that run finish; a second
-    one kills them.
+    Records are written as jobs finish. What jobs print goes to stderr with their input in front, as do progress and
+    summary. A job whose worker crashes is run again, so jobs should bear being repeated. Ctrl-C and SIGTERM let the
+    jobs that run finish; a second one kills them.
     """
-    from ztasks.cli.interrupt import ended_by_signal
-    from ztasks.cli.target import load
+    from ztasks.runs.interrupt import ended_by_signal
 
+    asked = SimpleNamespace(**options)
+    if asked.program is not None and target is not None:
+        args, target = (target, *args), None
     with _refusals():
-        at_a_time = workers_for(workers, cpus_per_job, memory_per_job, gpus)
-    settings = Settings(at_a_time, gpus, retries, ordered, not quiet, not (quiet or no_progress))
+        workers = workers_for(asked.workers, asked.cpus_per_job, asked.memory_per_job, asked.gpus)
     with ended_by_signal() as ending, ExitStack() as stack:
         stdout = stack.enter_context(_own_stdout())
         with _refusals():
-            loaded = load(target)
-            inputs = open_inputs(args, globs, lines, jsonl)
+            if target is not None and not target.endswith(".py"):
+                check_expanded((target,), asked.globs)
+            if target is not None and _wants_listing(target, args, asked):
+                return _list(target, stdout)
+            work = _load(target, asked)
+            inputs = _inputs(args, work, asked)
             stack.callback(inputs.close)
-            file = _open_output(output, stdout, overwrite=overwrite)
-        if file != stdout:
-            stack.callback(os.close, file)
-        return _run(loaded, inputs, file, settings)
+            output, rules = _output(asked, stdout), _rules(asked)
+            read = asked.lines + asked.jsonl + asked.csv
+            check_output(output.path, read, (target, asked.init, *asked.from_))
+            file = stack.enter_context(_opened(output, work))
+        if asked.dry_run:
+            return _dry_run(work, inputs, output, file, rules, stdout)
+        return _run(work, inputs, output, file, rules, stdout, workers, asked)
     return ending.exit_code
 
 
-def parse_workers(text: str | None) -> int:
-    """Return the number of workers that `-j` asks for. Raises click.BadParameter."""
-    if text is None:
-        return default_workers()
-    found = re.fullmatch(r"\s*(\d{1,6})\s*(%?)\s*", text)
-    number = int(found[1]) if found else 0
-    if not found or not number:
-        raise click.BadParameter(
-            f"{text!r} is neither a number of workers, such as 4, nor a share, such as 50%", param_hint="-j"
-        )
-    return max(1, default_workers() * number // 100) if found[2] else number
+# --- what is asked for ---
 
 
-def workers_for(workers: str | None, cpus_per_job: int | None, memory_per_job: str | None, gpus: str | None) -> int:
-    """Return how many workers may run at a time, given what each job takes; raises InvalidOption."""
-    number = parse_workers(workers)
-    if gpus is not None and workers is None:
-        from ztasks.io.devices import find_devices
+def _wants_listing(target: str, args: tuple[str, ...], asked: Any) -> bool:
+    from ztasks.runs.target import names_a_task
 
-        number = len(find_devices(gpu_number(gpus)))
-    if cpus_per_job is not None:
-        number = min(number, max(1, cores() // cpus_per_job))
-    if memory_per_job is not None:
-        each, there_is = parse_size(memory_per_job, "--memory-per-job"), memory()
-        if not 0 < each <= there_is:
-            raise InvalidOption(
-                f"--memory-per-job must be from 1 to the {there_is} bytes there are, not {memory_per_job}"
-            )
-        number = min(number, there_is // each)
-    return number
+    given = args or asked.globs or asked.lines or asked.jsonl or asked.csv or asked.from_
+    return not given and not names_a_task(target)
 
 
-def gpu_number(text: str) -> int | str:
-    """Return what `--gpus` asks for; what is neither a number nor `auto` is refused later."""
-    return int(text) if text.isdecimal() else text
+def _list(target: str, stdout: int | None) -> int:
+    """Write what tasks there are in a file or module."""
+    from ztasks.runs.target import listing
+
+    _write(stdout, f"{listing(target)}\n")
+    return OK
 
 
-def _run(target: Target, inputs: Inputs, file: int, settings: Settings) -> int:
-    """Start the workers, run the batch, say how it went; return the exit code."""
-    from ztasks.cli.output import RecordWriter, write_all
-    from ztasks.cli.progress import Reporter, make_display
-    from ztasks.cli.records import Recorder
-    from ztasks.cli.running import Run
-    from ztasks.executor import Executor
+def _load(target: str | None, asked: Any) -> Work:
+    """Load the target, or read the command; raises ZtasksError."""
+    from ztasks.runs.batch import Work
+    from ztasks.runs.target import load
 
-    recorder = Recorder(target.name)
-    initializer, initargs = target.in_workers or (None, ())
-    display = make_display(bar=settings.progress)
-    reporter = Reporter(display)
+    changes = {name: getattr(asked, name) for name in ("retries", "timeout") if getattr(asked, name) is not None}
+    constants, steps = _constants(asked.constants), []
+    if asked.init is not None:
+        steps = [load(asked.init).step()]
+    if asked.program is not None:
+        from ztasks.runs.command import parse_command
+
+        command = parse_command(asked.program, shell=asked.shell)
+        return Work(command, f"command:{asked.program}", None, tuple(steps), changes, constants)
+    if target is None:
+        raise click.UsageError("no TARGET: give file.py:task, module:task, or --command")
+    if asked.shell:
+        raise click.UsageError("--shell is for --command")
+    loaded = load(target)
+    before = [loaded.in_workers] if loaded.in_workers else []
+    return Work(loaded.function, loaded.name, loaded.source, (*before, *steps), changes, constants)
+
+
+def _constants(texts: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+        found[name.strip()] = value
+    return found
+
+
+def _inputs(args: tuple[str, ...], work: Work, asked: Any) -> Inputs:
+    from ztasks.runs.inputs import Inputs
+
+    given = args, asked.globs, asked.lines, asked.jsonl, asked.csv, asked.from_
+    binder = work.binder()
+    return Inputs(open_inputs(*given, null=asked.null, unpack=not asked.no_unpack), binder, asked.limit)
+
+
+def _output(asked: Any, stdout: int | None) -> Output:
+    from ztasks.runs.batch import Output, mode_of
+    from ztasks.runs.output import write_all
+    from ztasks.runs.record_file import BadOutput
+
+    mode = mode_of(resume=asked.resume, append=asked.append, overwrite=asked.overwrite)
+    if asked.skip_failed and not asked.resume:
+        raise click.UsageError("--skip-failed is for --resume")
+    if asked.output not in (None, "-", "/dev/stdout"):  # by then, what /dev/stdout leads to is stderr
+        return Output(asked.output, mode, None, asked.ordered)
+    if mode != "new":
+        raise click.UsageError(f"--{mode} needs the file: give -o FILE")
+    if stdout is None:
+        raise BadOutput("stdout is closed: give -o FILE")
+    return Output(None, mode, partial(write_all, stdout), asked.ordered)
+
+
+def _rules(asked: Any) -> Rules:
+    from ztasks.runs.halting import parse_limit
+    from ztasks.runs.run import Rules
+
+    if asked.fail_fast and asked.max_failures is not None:
+        raise click.UsageError("--fail-fast is --max-failures 1: give one of them")
+    limit = parse_limit(1 if asked.fail_fast else asked.max_failures, "--max-failures")
+    return Rules(limit, asked.halt, asked.strict, asked.skip_failed, asked.logs, asked.pickles)
+
+
+@contextmanager
+def _opened(output: Output, work: Work) -> Iterator[RecordFile | None]:
+    from ztasks.runs.batch import open_file
+
+    with open_file(output, work.source) as file:
+        yield file
+
+
+# --- running ---
+
+
+def _dry_run(
+    work: Work, inputs: Inputs, output: Output, file: RecordFile | None, rules: Rules, stdout: int | None
+) -> int:
+    """Write the calls."""
+    from ztasks.runs.batch import dry_run, found_in
+    from ztasks.runs.inputs import BadInput
+
     try:
-        with _refusals():
-            executor = Executor(
-                settings.workers,
-                initializer=initializer,
-                initargs=initargs,
-                gpus=None if settings.gpus is None else gpu_number(settings.gpus),
-                output=reporter.print,
-            )
-        with executor:
+        for line in dry_run(work, inputs, found_in(file, output), skip_failed=rules.skip_failed):
+            if not _write(stdout, f"{line}\n"):
+                return READER_GONE
+    except BadInput as error:
+        _tell(f"ztasks: error: {error}")
+        return STOPPED
+    return OK
+
+
+def _run(
+    work: Work,
+    inputs: Inputs,
+    output: Output,
+    file: RecordFile | None,
+    rules: Rules,
+    stdout: int | None,
+    workers: int,
+    asked: Any,
+) -> int:
+    """Start the workers, run the batch, say how it went; return the exit code."""
+    from ztasks.runs.batch import found_in, open_run, opening_notes
+    from ztasks.runs.interrupt import Stopper
+    from ztasks.runs.progress import Reporter, make_display
+
+    progress = not (asked.quiet or asked.no_progress)
+    display = make_display(bar=progress)
+    reporter = Reporter(display)
+    if output.path is None and display.is_bar and stdout is not None and os.isatty(stdout):
+        output = output._replace(write=reporter.print)  # the bar is on the same terminal: records go above it
+    how = {"max_workers": workers, "gpus": None if asked.gpus is None else gpu_number(asked.gpus)}
+    found = found_in(file, output)
+    try:
+        for note in () if asked.quiet else opening_notes(file, found, skip_failed=rules.skip_failed):
+            reporter.say(note)
+        with ExitStack() as stack:
             with _refusals():
-                stream = executor.stream(_with_options(target, settings), ordered=settings.ordered)
-            # where the bar is on the same terminal, records are written above it
-            write = reporter.print if display.is_bar and os.isatty(file) else partial(write_all, file)
-            output = RecordWriter(write, ordered=settings.ordered)
-            running = Run(executor, stream, recorder, inputs, output, reporter)
-            if settings.progress:
-                reporter.watch(running.look)
-            with running.stopper:
-                running.run()
+                opened = open_run(work, inputs, output, file, rules, reporter=reporter, executor_options=how)
+                run = stack.enter_context(opened)
+            stopper = Stopper(
+                lambda: _drain(run, stopper, reporter),
+                run.kill,
+                lambda: _last_words(run, reporter),
+                lambda: exit_code(run, stopper),
+            )
+            run.on_output_error = stopper.abandon
+            if progress:
+                reporter.watch(run.look)
+            with stopper:
+                run.run()
                 reporter.close()
-                _close(running, recorder, settings)
-        return running.exit_code()
+                _close(run, stopper, quiet=asked.quiet)
+        return exit_code(run, stopper)
     finally:
         reporter.close()
 
 
-def _close(running: Run, recorder: Recorder, settings: Settings) -> None:
-    """Say how it went; nothing at all if the reader of the output has gone."""
-    from ztasks.cli.summary import summarise
+def exit_code(run: Run, stopper: Stopper) -> int:
+    """Return the exit code as of now."""
+    from ztasks.runs.interrupt import SIGNALLED
 
-    if running.reader_gone:
-        return
-    for problem in running.problems:
+    if run.reader_gone:
+        return READER_GONE
+    if stopper.signal is not None:
+        return SIGNALLED + stopper.signal
+    if run.stopped or run.problems:
+        return STOPPED
+    return SOME_FAILED if run.tally.failed else OK
+
+
+def _drain(run: Run, stopper: Stopper, reporter: Reporter) -> None:
+    """The first Ctrl-C, or SIGTERM."""
+    from ztasks.runs.interrupt import ENDED_BY
+    from ztasks.runs.run import running_text
+
+    run.drain()
+    what, number = running_text(run.activity()), stopper.signal
+    again = "press Ctrl-C again to kill them" if number == signal.SIGINT else "a second SIGTERM kills them"
+    word = "stopping" if number is None else ENDED_BY[number]
+    reporter.say(f"{word}: no new jobs{what}{f'; {again}' if what else ''}")
+
+
+def _last_words(run: Run, reporter: Reporter) -> None:
+    """The process is about to be ended by force."""
+    reporter.restore_terminal()
+    for problem in run.problems:
         _tell(f"ztasks: error: {problem}")
-    if settings.summary:
-        notes = []
-        if recorder.marked:
-            which = "1 result holds" if recorder.marked == 1 else f"{recorder.marked:,} results hold"
-            notes.append(f'{which} what JSON cannot; it is written as {{"$repr": ...}}')
-        if running.ended_by:
-            notes.append(f"{running.ended_by}: inputs that had not been read have no record")
-        _tell("ztasks: " + summarise(running.tally, running.seconds, settings.workers, notes))
+
+
+def _close(run: Run, stopper: Stopper, *, quiet: bool) -> None:
+    """Say how it went; nothing at all if the reader of the output has gone."""
+    from ztasks.runs.interrupt import ENDED_BY
+
+    if run.reader_gone:
+        return
+    for problem in run.problems:
+        _tell(f"ztasks: error: {problem}")
+    if not quiet:
+        summary = run.summary()
+        if stopper.signal is not None:
+            summary.notes.append(f"{ENDED_BY[stopper.signal]}: {run.unread}")
+        _tell(f"ztasks: {summary}")
 
 
 def _tell(text: str) -> None:
-    from ztasks.cli.progress import Plain
+    from ztasks.runs.progress import Plain
 
     Plain().print(f"{text}\n".encode(errors="replace"))
 
 
-def _with_options(target: Target, settings: Settings) -> Any:
-    """Return the function with the options of the command line, which win over those of the decorator."""
-    if settings.retries is None:
-        return target.function
-    from ztasks.tasks import options
+def _write(stdout: int | None, text: str) -> bool:
+    """Write to stdout; that nobody reads it is no error of ours. Return whether anybody may."""
+    from ztasks.runs.output import write_all
 
-    return options(target.function, retries=settings.retries)
-
-
-def open_inputs(
-    args: tuple[str, ...], globs: tuple[str, ...], lines: tuple[str, ...], jsonl: tuple[str, ...]
-) -> Inputs:
-    """Open all inputs; raises click.UsageError and BadInput."""
-    from ztasks.cli.inputs import Glob, Inputs, JsonLines, Lines, Source, Values
-
-    if (lines + jsonl).count("-") > 1:
-        raise click.UsageError("stdin can be read only once: give - once")
-    sources: list[Source] = [Values(args)] if args else []
-    sources += [Glob(pattern) for pattern in globs]
-    sources += [Lines(path) for path in lines]
-    sources += [JsonLines(path) for path in jsonl]
-    if not sources:
-        raise click.UsageError("no input: give arguments, --glob, --lines or --jsonl")
-    return Inputs(sources)
-
-
-def _open_output(path: str | None, stdout: int | None, *, overwrite: bool) -> int:
-    """Return where records go; raises BadOutput."""
-    from ztasks.cli.output import BadOutput, open_output
-
-    if path is not None and path != "-":
-        return open_output(path, overwrite=overwrite)
     if stdout is None:
-        raise BadOutput("stdout is closed: give -o FILE")
-    return stdout
+        return False
+    try:
+        write_all(stdout, text.encode(errors="surrogateescape"))
+    except BrokenPipeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -302,6 +350,10 @@ def _own_stdout() -> Iterator[int | None]:
     finally:
         if records is not None:
             os.close(records)
+        try:
+            sys.stdout and sys.stdout.flush()
+        except OSError:  # nobody reads what the target's module printed: no reason to end with an exit code of Python's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _is_open(file: int) -> bool:

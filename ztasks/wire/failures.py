@@ -150,7 +150,7 @@ def _encodable(text: str) -> str:
 
 
 def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and module.startswith(("ztasks.io.", "ztasks.wire."))
+    return isinstance(module, str) and module.startswith(("ztasks.io.", "ztasks.wire.", "ztasks.runs."))
 
 
 def _traceback(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +20,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -42,27 +44,97 @@ class Target(NamedTuple):
     """Module and qualified name, such as `stats:measure`: the same wherever the command is started."""
     in_workers: tuple[Callable[..., object], tuple[Any, ...]] | None
     """What each worker must call before its first job, so that it finds the function."""
+    source: str | None = None
+    """A digest of the file that it is from; None if there is none."""
+
+    def step(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        """Return what a worker does to call it before its first job."""
+        if self.in_workers is None:
+            return self.function, ()
+        return call_again, (*self.in_workers[1], self.name.rpartition(":")[2])
 
 
 def load(text: str) -> Target:
     """Load a target. Changes `sys.path`; raises BadTarget, or whatever is no Exception (KeyboardInterrupt)."""
+    place, name, module, in_workers = _open(text)
+    if not name:
+        raise BadTarget(f"{text!r} names no task: write {place}:TASK. {_what_is_there(module)}")
+    function = _check_callable(_find(module, name, place), f"{place}:{name}", module)
+    return Target(function, f"{_short_name(module)}:{name}", in_workers, source_digest(function))
+
+
+def load_value(text: str) -> Any:
+    """Load whatever a name stands for, for use in this process. Changes `sys.path`; raises BadTarget."""
+    place, name, module, _ = _open(text)
+    if not name:
+        raise BadTarget(f"{text!r} names nothing: write {place}:NAME")
+    return _find(module, name, place)
+
+
+def names_a_task(text: str) -> bool:
+    """Tell whether a target says which task of a file or module is meant."""
+    place, colon, name = text.rpartition(":")
+    return bool(place and colon and name)
+
+
+def listing(text: str) -> str:
+    """Return the tasks in a file or module, for people. Changes `sys.path`; raises BadTarget."""
+    place, _, module, _ = _open(text)
+    names = tasks_in(module)
+    if not names:
+        raise BadTarget(f"{place} defines no functions.")
+    width = max(map(len, _listed(place, names)))
+    documents = [(getattr(value, "__doc__", None) or "").strip().partition("\n")[0] for value in names.values()]
+    lines = zip(_listed(place, names), documents, strict=True)
+    return "\n".join(f"{line:{min(width, 60)}}  {document}".rstrip() for line, document in lines)
+
+
+def _listed(place: str, names: dict[str, Any]) -> list[str]:
+    return [f"{place}:{name}{_signature(value)}" for name, value in names.items()]
+
+
+def source_digest(function: Any) -> str | None:
+    """Return a digest of the file in which a function is defined."""
+    inner = innermost(function)
+    path = getattr(sys.modules.get(getattr(inner, "__module__", None) or ""), "__file__", None)
+    try:
+        with open(path or "", "rb") as file:
+            return blake2b(file.read(), digest_size=4).hexdigest()
+    except OSError:
+        return None
+
+
+def innermost(function: Any) -> Any:
+    """Return the function that a task or a partial calls in the end."""
+    inner = getattr(function, "ztasks_function", function)
+    while isinstance(inner, partial):
+        inner = inner.func
+    return inner
+
+
+Loader = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+def _open(text: str) -> tuple[str, str, ModuleType, Loader | None]:
+    """Load the module of a target; return its place, the name behind it, and what workers must call for it."""
     place, colon, name = text.rpartition(":")
     if not colon or not place:
         place, name = text.rstrip(":"), ""
-    in_workers = None
     if _is_file(place):
-        module, in_workers = _load_file(place)
-    else:
-        module = _load_module(place)
-    if not name:
-        raise BadTarget(f"{text!r} names no task: write {place}:TASK. {_what_is_there(module)}")
-    return Target(_find(module, name, place), f"{_short_name(module)}:{name}", in_workers)
+        return place, name, *_load_file(place)
+    return place, name, _load_module(place), None
 
 
 def load_again(path: str, name: str) -> None:
     """In a worker: load a file under the name that it has in the parent."""
     if name not in sys.modules:
         _execute(path, name)
+
+
+def call_again(path: str, name: str, function: str) -> None:
+    """In a worker: call a function of such a file. Pickled itself, it could not be found before the file is loaded."""
+    load_again(path, name)
+    functools.reduce(getattr, function.split("."), sys.modules[name])()  # type: ignore[operator]
 
 
 # --- files ---
@@ -72,18 +144,27 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or os.sep in place or os.path.isfile(place)
 
 
-def _load_file(place: str) -> tuple[ModuleType, tuple[Callable[..., object], tuple[Any, ...]] | None]:
+def _load_file(place: str) -> tuple[ModuleType, Loader | None]:
     path = os.path.realpath(place)
     if not os.path.isfile(path):
         kind = "is a directory" if os.path.isdir(path) else "does not exist"
         raise BadTarget(f"the file {place} {kind}.{_close(place, _files_beside(path))}")
     directory, name = os.path.dirname(path), Path(path).stem
+    if (there := _loaded(path, name)) is not None:  # --from and --init often name the target's own file
+        return there, None
+    if (there := _loaded(path, own_name := _own_name(path))) is not None:
+        return there, (load_again, (path, own_name))
     if _importable(path, directory, name):
         return _run_module_code(lambda: _execute(path, name), place), None
     sys.path.append(directory)
-    own_name = _own_name(path)
     module = _run_module_code(lambda: _execute(path, own_name), place)
     return module, (load_again, (path, own_name))
+
+
+def _loaded(path: str, name: str) -> ModuleType | None:
+    """Return the module of a file if it has been loaded under this name: twice, its classes would not be the same."""
+    module = sys.modules.get(name)
+    return module if module is not None and os.path.realpath(getattr(module, "__file__", None) or "") == path else None
 
 
 def _importable(path: str, directory: str, name: str) -> bool:
@@ -196,8 +277,8 @@ def _user_traceback(error: BaseException) -> str:
 # --- names in a module ---
 
 
-def _find(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
-    """Find the function in the module; dotted names lead into classes."""
+def _find(module: ModuleType, name: str, place: str) -> Any:
+    """Find what a name stands for in the module; dotted names lead into classes."""
     found: Any = module
     for part in name.split("."):
         try:
@@ -205,12 +286,16 @@ def _find(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
         except AttributeError:
             names = [each for each in dir(found) if not each.startswith("__")]
             raise BadTarget(f"{place} has no {name!r}.{_close(part, names)} {_what_is_there(module)}") from None
+    return found
+
+
+def _check_callable(found: Any, target: str, module: ModuleType) -> Callable[..., Any]:
     if not callable(found):
-        raise BadTarget(f"{place}:{name} is a {type(found).__name__}, not a function. {_what_is_there(module)}")
+        raise BadTarget(f"{target} is a {type(found).__name__}, not a function. {_what_is_there(module)}")
     inner = getattr(found, "ztasks_function", found)
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         raise BadTarget(
-            f"{place}:{name} is an async function, which only an event loop can run: write a plain function that "
+            f"{target} is an async function, which only an event loop can run: write a plain function that "
             "calls asyncio.run() on it."
         )
     return found  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """The signals that end a run: the first Ctrl-C or SIGTERM drains, the second kills; SIGHUP kills.
 
-A signal handler runs between any two steps of the main thread, which may hold any lock. So it only leaves a word in a
-queue, and a thread of its own does what is asked: that also works while the main thread is stuck in a write.
+A signal handler runs between any two steps of the main thread, which may hold any lock. So it does nothing, and a
+thread of its own, to which a pipe brings the number of each signal, does what is asked. The interpreter fills that pipe
+at once (`signal.set_wakeup_fd`), whereas it may not call a handler as long as the main thread is stuck in a write.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
 from types import FrameType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 KILL_SECONDS: Final = 0.7
 """How long an orderly end after the second Ctrl-C may take; then the process ends at once, and its workers with it."""
@@ -30,7 +30,9 @@ ENDED_BY: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", s
 SIGNALLED: Final = 128
 """Plus the number of a signal: the exit code of what it has ended, as shells have it."""
 
-Word = signal.Signals | Literal["abandon", "end"]
+_END: Final = 0
+_ABANDON: Final = 255
+"""What comes through the pipe beside the numbers of signals."""
 
 
 class Ended(KeyboardInterrupt):
@@ -78,7 +80,13 @@ class Stopper:
         kill: Callable[[], None],
         last_words: Callable[[], None],
         exit_code: Callable[[], int],
+        *,
+        numbers: tuple[signal.Signals, ...] | None = None,
+        force: bool = True,
     ) -> None:
+        """`numbers`: the signals that are heeded; `force`: end the process if a kill does not end the run in time."""
+        self._numbers = numbers or tuple(ENDED_BY)
+        self._force = force
         self.signal: signal.Signals | None = None
         """The first one that came."""
         self.killed = threading.Event()
@@ -86,21 +94,27 @@ class Stopper:
         self._kill = kill
         self._last_words = last_words
         self._exit_code = exit_code
-        self._words: SimpleQueue[Word] = SimpleQueue()
+        self._reading = self._writing = self._woken = -1
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ztasks-stopper", daemon=True)
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stopper:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
         self._thread.start()
-        self._handlers = _handle(tuple(ENDED_BY), self._on_signal)
+        self._woken = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._handlers = _handle(self._numbers, _noted)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._words.put("end")
+        os.write(self._writing, bytes([_END]))
         self._thread.join()
+        signal.set_wakeup_fd(self._woken)
         _give_back(self._handlers)
+        os.close(self._reading)
+        os.close(self._writing)
 
     @property
     def interrupted(self) -> bool:
@@ -109,26 +123,30 @@ class Stopper:
 
     def abandon(self) -> None:
         """Kill at once: nobody wants the results any more. Any thread, with any lock."""
-        self._words.put("abandon")
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._words.put(signal.Signals(number))  # SimpleQueue.put may be called in a signal handler
+        with suppress(OSError):  # it is full of signals: one of them does it
+            os.write(self._writing, bytes([_ABANDON]))
 
     def _run(self) -> None:
-        while (word := self._words.get()) != "end":
+        while (word := os.read(self._reading, 1)[0]) != _END:
+            if word != _ABANDON and word not in self._numbers:
+                continue  # somebody else's signal
             first = self.signal is None
-            if word != "abandon" and first:
-                self.signal = word
+            if word != _ABANDON and first:
+                self.signal = signal.Signals(word)
             if word in DRAINING and first and not self.killed.is_set():
                 self._drain()
             elif not self.killed.is_set():
                 self.killed.set()
                 killer = threading.Thread(target=self._kill, name="ztasks-kill", daemon=True)
                 killer.start()
-                if not self._ended.wait(ABANDON_SECONDS if word == "abandon" else KILL_SECONDS):
+                if self._force and not self._ended.wait(ABANDON_SECONDS if word == _ABANDON else KILL_SECONDS):
                     killer.join(KILL_SECONDS / 7)  # it is the main thread that is stuck: let the executor be closed
                     self._last_words()
                     os._exit(self._exit_code())
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Nothing is to be done here: the pipe has the signal."""
 
 
 def _handle(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> dict[Any, Any]:

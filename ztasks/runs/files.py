@@ -1,30 +1,25 @@
-"""What a task is run on: lazy streams of calls, read in a thread of their own.
+"""Inputs from files and pipes: lines, JSON documents, rows of tables.
 
-A source yields a Call for each input, or Unreadable for one that cannot be understood: that one becomes a failed record
-and the rest goes on. Nothing is read ahead but a block of a file, so that an endless pipe works in constant memory, and
-`stop()` ends the reading at once even if that pipe never says another word.
-
-    arguments   the arguments of the command line, each one argument
-    Glob        the paths that a pattern matches, sorted; directories only if the pattern ends with a slash
-    Lines       the lines of a file, UTF-8, without their end (\n or \r\n); an empty line is an input like any other
-    JsonLines   one JSON document a line: an object is keyword arguments, an array positional ones, everything else one
-                argument; blank lines are skipped
+Lines       UTF-8, without their end (\n or \r\n; or NUL); an empty line is an input like any other
+JsonLines   one JSON document a line: an object is keyword arguments, an array positional ones, everything else one
+            argument; blank lines are skipped
+CsvRows     the first row names the columns; each row is keyword arguments, all of them text
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
+import csv
 import json
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
 
-from ztasks.errors import ZtasksError
+from ztasks.runs.inputs import BadInput, Call, Entry, Total, Unreadable, as_call
 
 BLOCK: Final = 256 * 1024
 """How many bytes are read at once."""
@@ -35,97 +30,15 @@ MAX_LINE: Final = 256 * 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-class BadInput(ZtasksError):
-    """The caller's fault: an input cannot be opened, or holds no lines. Nothing was started, or says what was read."""
-
-
-class Call(NamedTuple):
-    """One job: the arguments of the task, and what the record shows as its input."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    input: Any
-
-
-class Unreadable(NamedTuple):
-    """An input that is no call: what it was, and what is wrong with it."""
-
-    input: str
-    message: str
-
-
-Entry = Call | Unreadable
-
-
-class Total(NamedTuple):
-    """How many inputs there are."""
-
-    number: int
-    exact: bool
-    """False: estimated from the part of the file that has been read."""
-
-
-class Source(Protocol):
-    """Where inputs come from."""
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Yield the inputs; can be done once."""
-
-    def total(self) -> Total | None:
-        """Tell how many there are, as far as known by now. Callable from any thread."""
-
-    def stop(self) -> None:
-        """End the iteration soon, even if it waits. Callable from any thread."""
-
-    def close(self) -> None:
-        """Release what is open; after the iteration has ended."""
-
-
-class Values:
-    """Inputs that are there already: the arguments of the command line."""
-
-    def __init__(self, values: Sequence[str]) -> None:
-        self._values = values
-        self._stopped = False
-
-    def __iter__(self) -> Iterator[Entry]:
-        for value in self._values:
-            if self._stopped:
-                return
-            yield Call((value,), {}, value)
-
-    def total(self) -> Total | None:
-        """Return their number."""
-        return Total(len(self._values), exact=True)
-
-    def stop(self) -> None:
-        """Yield no more."""
-        self._stopped = True
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class Glob(Values):
-    """The paths that a pattern matches, sorted. Raises BadInput if there are none: that is a mistake in the pattern."""
-
-    def __init__(self, pattern: str) -> None:
-        matches = glob.iglob(pattern, recursive=True)
-        wants_directories = pattern.endswith("/")
-        paths = sorted(path for path in matches if wants_directories or not os.path.isdir(path))
-        if not paths:
-            raise BadInput(
-                f"no file matches {pattern!r}: look at the pattern (quote it, so that the shell leaves it alone; ** "
-                "goes into directories; end it with / to match directories; names that begin with a dot need a dot)"
-            )
-        super().__init__(paths)
-
-
 class Lines:
     """The lines of a file or of stdin (`-`), each one argument. Raises BadInput if it cannot be opened."""
 
-    def __init__(self, path: str) -> None:
-        self._name = "stdin" if path == "-" else path
+    is_text = True
+
+    def __init__(self, path: str, *, end: bytes = b"\n") -> None:
+        """`end`: what is at the end of a line; after another one than a newline, nothing is taken off."""
+        self.name = "stdin" if path == "-" else path
+        self._end = end
         self._file = _open(path)
         self._wakeup, self._waker = os.pipe()
         details = os.fstat(self._file)
@@ -144,7 +57,7 @@ class Lines:
                     yield entry
             self._ended = not self._stopped
         except OSError as error:
-            raise BadInput(f"reading {self._name} failed after {self._yielded} inputs: {error}") from error
+            raise BadInput(f"reading {self.name} failed after {self._yielded} inputs: {error}") from error
 
     def total(self) -> Total | None:
         """Return the number of inputs: exact at the end, before that an estimate for files whose size is known."""
@@ -171,12 +84,12 @@ class Lines:
             text = line.decode()
         except UnicodeDecodeError as error:
             return self._not_utf8(number, line, error)
-        return Call((text,), {}, text)
+        return Call((text,), {}, text, number)
 
     def _not_utf8(self, number: int, line: bytes, error: UnicodeDecodeError) -> Unreadable:
         return Unreadable(
             line.decode(errors="backslashreplace"),
-            f"line {number} of {self._name} is not UTF-8: byte {line[error.start] if line else 0:#04x} at position "
+            f"line {number} of {self.name} is not UTF-8: byte {line[error.start] if line else 0:#04x} at position "
             f"{error.start + 1}; convert it (iconv), or give file names with --glob",
         )
 
@@ -184,25 +97,28 @@ class Lines:
         """Cut what is read into lines; what has been read is handed out before more is waited for."""
         parts: list[bytes] = []
         for block in self._blocks():
-            if b"\n" not in block:
+            if self._end not in block:
                 parts.append(block)
                 if len(parts) % 64 == 0:
                     self._check_length(parts)
                 continue
-            *lines, rest = b"".join([*parts, block]).split(b"\n")
+            *lines, rest = b"".join([*parts, block]).split(self._end)
             parts = [rest] if rest else []
             for line in lines:
                 if self._stopped:
                     return
                 self._read += len(line) + 1
-                yield line[:-1] if line.endswith(b"\r") else line
+                yield self._without_return(line)
         if parts and not self._stopped:
-            yield b"".join(parts).removesuffix(b"\r")
+            yield self._without_return(b"".join(parts))
+
+    def _without_return(self, line: bytes) -> bytes:
+        return line[:-1] if self._end == b"\n" and line.endswith(b"\r") else line
 
     def _check_length(self, parts: list[bytes]) -> None:
         if sum(map(len, parts)) > MAX_LINE:
             raise BadInput(
-                f"{self._name} has a line longer than {MAX_LINE // 2**20} MiB after {self._yielded} inputs: it does "
+                f"{self.name} has a line longer than {MAX_LINE // 2**20} MiB after {self._yielded} inputs: it does "
                 "not hold lines of text"
             )
 
@@ -228,7 +144,13 @@ class Lines:
 class JsonLines(Lines):
     """One JSON document a line; see the module. Raises BadInput if the file cannot be opened."""
 
+    is_text = False
     _decode: Callable[[bytes], Any] = staticmethod(msgspec.json.Decoder().decode)
+
+    def __init__(self, path: str, *, unpack: bool = True) -> None:
+        """Without `unpack` each document is the one argument."""
+        super().__init__(path)
+        self._unpack = unpack
 
     def _parse(self, number: int, line: bytes) -> Entry | None:
         try:
@@ -244,47 +166,76 @@ class JsonLines(Lines):
                 return self._broken(number, line, f"{error.msg} at column {error.colno}")
             except (ValueError, RecursionError) as error:  # too many digits, or nested too deeply
                 return self._broken(number, line, str(error))
-        if isinstance(value, dict):
-            return Call((), value, value)
-        if isinstance(value, list):
-            return Call(tuple(value), {}, value)
-        return Call((value,), {}, value)
+        return as_call(value, number, unpack=self._unpack)
 
     def _broken(self, number: int, line: bytes, why: str) -> Unreadable:
-        return Unreadable(line.decode(), f"line {number} of {self._name} is not JSON: {why}")
+        return Unreadable(line.decode(), f"line {number} of {self.name} is not JSON: {why}")
 
 
-class Inputs:
-    """Several sources, one after the other."""
+class CsvRows(Lines):
+    """The rows of a table, comma-separated, or tab-separated if its name ends in .tsv. Raises BadInput."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
-        self._stopped = False
+    def __init__(self, path: str, *, unpack: bool = True) -> None:
+        """Without `unpack` each row is one argument, a dict."""
+        super().__init__(path)
+        self._unpack = unpack
+        self._undecodable: UnicodeDecodeError | None = None
 
     def __iter__(self) -> Iterator[Entry]:
-        for source in self._sources:
-            if self._stopped:
-                return
-            yield from source
+        csv.field_size_limit(MAX_LINE)
+        rows = csv.reader(self._text(), delimiter="\t" if self.name.endswith(".tsv") else ",", strict=True)
+        try:
+            names = self._names(rows)
+            while not self._stopped:
+                first = rows.line_num + 1
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    break
+                except csv.Error as error:
+                    self._undecodable = None
+                    entry: Entry = Unreadable("", f"line {first} of {self.name} is no row of a table: {error}")
+                else:
+                    if not row:
+                        continue
+                    entry = self._row(names, row, first)
+                self._yielded += 1
+                yield entry
+            self._ended = not self._stopped
+        except OSError as error:
+            raise BadInput(f"reading {self.name} failed after {self._yielded} inputs: {error}") from error
 
-    def total(self) -> Total | None:
-        """Return how many inputs there are in all, if each source knows or can guess."""
-        totals = [source.total() for source in self._sources]
-        known = [total for total in totals if total is not None]
-        if len(known) < len(totals):
-            return None
-        return Total(sum(total.number for total in known), all(total.exact for total in known))
+    def _text(self) -> Iterator[str]:
+        for number, line in enumerate(self._lines(), 1):
+            data = line if number > 1 else line.removeprefix(_BOM)
+            try:
+                text = data.decode()
+            except UnicodeDecodeError as error:
+                self._undecodable = error
+                text = data.decode(errors="backslashreplace")
+            yield text + "\n"
 
-    def stop(self) -> None:
-        """End the iteration soon."""
-        self._stopped = True
-        for source in self._sources:
-            source.stop()
+    def _names(self, rows: Iterator[list[str]]) -> list[str]:
+        """Read and check the first row."""
+        try:
+            row = next(filter(None, rows), [])
+        except csv.Error as error:
+            raise BadInput(f"the first row of {self.name}, which names its columns, is none: {error}") from error
+        twice = sorted({name for name in row if row.count(name) > 1})
+        if twice or self._undecodable is not None:
+            what = f"names {', '.join(twice)} more than once" if twice else "is not UTF-8"
+            raise BadInput(f"the first row of {self.name}, which names its columns, {what}. Nothing was run.")
+        return row
 
-    def close(self) -> None:
-        """Release what is open."""
-        for source in self._sources:
-            source.close()
+    def _row(self, names: list[str], row: list[str], number: int) -> Entry:
+        bad, self._undecodable = self._undecodable, None
+        if bad is not None:
+            return Unreadable(row, f"line {number} of {self.name} is not UTF-8; convert it (iconv)")
+        if len(row) != len(names):
+            return Unreadable(
+                row, f"line {number} of {self.name} has {len(row)} values, and its first row names {len(names)} columns"
+            )
+        return as_call(dict(zip(names, row, strict=True)), number, unpack=self._unpack)
 
 
 def _open(path: str) -> int:

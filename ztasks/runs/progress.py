@@ -15,9 +15,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from ztasks.cli.inputs import Total
-from ztasks.cli.output import write_all
-from ztasks.cli.summary import Tally, duration_text, rate_text
+from ztasks.runs.inputs import Total
+from ztasks.runs.output import write_all
+from ztasks.runs.summary import Tally
+from ztasks.runs.text import duration_text, rate_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -77,6 +78,8 @@ def status_text(tally: Tally, total: Total | None, rate: float | None, activity:
         parts.append(f"{tally.statuses['cancelled']:,} cancelled")
     if tally.failed:
         parts.append(f"{tally.failed:,} failed")
+    if tally.skipped:
+        parts.append(f"{tally.skipped:,} skipped")
     if rate is not None:
         parts.append(rate_text(rate))
         if total is not None and total.number > done:

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import os
 import select
-import stat
 import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from ztasks.errors import ZtasksError
-
 FLUSH_SECONDS: Final = 0.05
 FLUSH_BYTES: Final = 256 * 1024
 MAX_EARLY: Final = 10_000
 """How many lines wait for their turn before `write(..., patient=True)` waits too."""
-
-
-class BadOutput(ZtasksError):
-    """The output cannot be written. The caller's fault before the run; after that, the message says what is lost."""
 
 
 class RecordWriter:
@@ -70,6 +63,11 @@ class RecordWriter:
                 self._append(due)
         self._room.set()
 
+    def skip(self, index: int) -> None:
+        """Nothing will be written for this index."""
+        if self._next is not None:
+            self.write(index, b"", patient=True)
+
     def release(self) -> None:
         """Let no one wait for a turn any more: the run is ending. Never waits, even while a write does."""
         self._ending.set()
@@ -89,6 +87,8 @@ class RecordWriter:
 
     def _append(self, line: bytes) -> None:
         """Add a line; the caller holds the lock."""
+        if not line:
+            return
         self._lines.append(line)
         self._size += len(line)
         if self._size >= FLUSH_BYTES or monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -128,23 +128,3 @@ def write_all(file: int, data: bytes) -> None:
             view = view[os.write(file, view) :]
         except BlockingIOError:
             select.select([], [file], [])
-
-
-def open_output(path: str, *, overwrite: bool) -> int:
-    """Open a file for records. Raises BadOutput: also for a file that holds something, unless `overwrite`.
-
-    What it holds may be a night's work.
-    """
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise BadOutput(f"cannot write {path}: {error.strerror}") from error
-    details = os.fstat(file)
-    if stat.S_ISREG(details.st_mode) and details.st_size:
-        if not overwrite:
-            os.close(file)
-            raise BadOutput(
-                f"{path} exists and is not empty: give another name, delete it, or say --overwrite. Nothing was run."
-            )
-        os.ftruncate(file, 0)
-    return file

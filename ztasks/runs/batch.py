@@ -1,0 +1,366 @@
+"""Batch runs: `run_batch`, and all that it and `ztasks run` open and close around a Run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ztasks.core.options import count
+from ztasks.errors import InvalidOption, ZtasksError
+from ztasks.executor import Executor
+from ztasks.intake import check_callable
+from ztasks.runs.binding import Binder
+from ztasks.runs.command import Command
+from ztasks.runs.encoding import Encoder
+from ztasks.runs.halting import parse_limit
+from ztasks.runs.inputs import Cases, Inputs, Unreadable
+from ztasks.runs.interrupt import Stopper
+from ztasks.runs.job import RunCommand, RunJob, Step, prepare
+from ztasks.runs.keys import Keys, carried_by
+from ztasks.runs.output import RecordWriter
+from ztasks.runs.progress import Reporter, make_display
+from ztasks.runs.record_file import Found, Mode, RecordFile
+from ztasks.runs.records import FAILURES, Recorder
+from ztasks.runs.run import Rules, Run, running_text
+from ztasks.runs.summary import RunSummary
+from ztasks.runs.target import innermost, source_digest
+from ztasks.runs.text import call_text
+from ztasks.tasks import Task, options_of
+from ztasks.units import parse_flag, shown
+from ztasks.wire.callables import describe
+
+UNSAVED: Final = ".unsaved.pickle"
+
+
+class Work(NamedTuple):
+    """What is to be done: a task, and what each worker does before its first job."""
+
+    function: Callable[..., Any]
+    name: str
+    """What its keys are made with, and what messages call it."""
+    source: str | None = None
+    steps: tuple[Step, ...] = ()
+    changes: dict[str, Any] = {}  # noqa: RUF012 - read only
+    """Options that win over the task's own."""
+    constants: Mapping[str, Any] = {}
+    carried: bytes = b""
+    """What else tells its keys from those of tasks with this name."""
+
+    def binder(self) -> Binder:
+        """Return what binds inputs to the task; raises InvalidOption."""
+        return Binder(_anything if isinstance(self.function, Command) else self.function, self.constants)
+
+    def keys(self) -> Keys:
+        """Return what gives the inputs their keys."""
+        return Keys(self.name, self.binder().constants, self.carried)  # as converted: --set n=5 is n=5
+
+    def task(self, logs: str | None) -> Task[Any, Any]:
+        """Return what the workers are sent; raises InvalidOption."""
+        function, options = self.function, options_of(self.function)
+        changes = {"name": options.name or self.name, **self.changes}
+        kind = RunCommand if isinstance(function, Command) else RunJob
+        shipped = getattr(function, "ztasks_shipped", function)
+        return Task(kind(shipped, logs, frozenset(self.constants)), options.replaced(changes))
+
+
+def _anything(*args: Any, **kwargs: Any) -> None:
+    """Stands for a task that takes all arguments as they are."""
+
+
+class Output(NamedTuple):
+    """Where records go."""
+
+    path: str | None = None
+    """None: to `write`."""
+    mode: Mode = "new"
+    write: Callable[[bytes], None] | None = None
+    ordered: bool = False
+
+
+@contextmanager
+def open_file(output: Output, source: str | None) -> Iterator[RecordFile | None]:
+    """Open and lock the output file, if there is one. Raises BadOutput."""
+    if output.path is None:
+        yield None
+        return
+    file = RecordFile(output.path, output.mode, source)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def found_in(file: RecordFile | None, output: Output) -> Found | None:
+    """Return what a run goes on with; None if it begins anew."""
+    return file.found if file is not None and output.mode == "resume" else None
+
+
+def opening_notes(file: RecordFile | None, found: Found | None, *, skip_failed: bool) -> Iterator[str]:
+    """Say what was found in the output."""
+    if file is not None and file.cut:
+        yield f"the last line of {file.path} was torn, as after a kill: its {file.cut:,} bytes were cut off"
+    if file is None or found is None:
+        return
+    if found.strange:
+        yield f"{found.strange:,} of the lines in {file.path} are no records; they stay as they are"
+    if found.total:
+        listed = ", ".join(f"{count:,} {status}" for status, count in found.records.items() if count)
+        skipped = "ok or has failed" if skip_failed else "ok"
+        inputs = "1 input" if found.total == 1 else f"{found.total:,} inputs"
+        yield f"{file.path} has records of {inputs} ({listed}): what is {skipped} there is skipped"
+
+
+@contextmanager
+def open_run(
+    work: Work,
+    inputs: Inputs,
+    output: Output,
+    file: RecordFile | None,
+    rules: Rules,
+    *,
+    reporter: Reporter | None,
+    executor_options: Mapping[str, Any],
+) -> Iterator[Run]:
+    """Start the workers. Raises InvalidOption, BadOutput, BadPickles, WorkersCannotStart; on leaving, all is closed."""
+    if file is not None and file.regular:
+        rules = rules._replace(unsaved=file.path + UNSAVED, resumable=True)
+    task = work.task(rules.logs)
+    with ExitStack() as stack:
+        executor = stack.enter_context(
+            Executor(
+                initializer=prepare,
+                initargs=(work.steps, rules.logs is None),
+                output=None if reporter is None else reporter.print,
+                **executor_options,
+            )
+        )
+        stream = executor.stream(task, ordered=output.ordered)
+        write = output.write or (_nowhere if file is None else file.write)
+        writer = RecordWriter(write, ordered=output.ordered)
+        stack.callback(writer.close)
+        run = Run(
+            executor,
+            stream,
+            inputs,
+            writer,
+            work.keys(),
+            Recorder(work.source),
+            rules,
+            found=found_in(file, output),
+            reporter=reporter,
+        )
+        stack.callback(run.close)
+        _make_logs(rules.logs)
+        if file is not None:
+            file.begin()
+        yield run
+
+
+def _make_logs(path: str | None) -> None:
+    """Make the directory for logs; raises InvalidOption."""
+    if path is not None:
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise InvalidOption(f"cannot make the directory {path} for logs: {error.strerror}") from error
+
+
+def _nowhere(data: bytes) -> None:
+    """Nobody wants the records."""
+
+
+def dry_run(work: Work, inputs: Inputs, found: Found | None, *, skip_failed: bool) -> Iterator[str]:
+    """Yield the calls that a run would make, as text."""
+    keys, encoder = work.keys(), Encoder()
+    for index, entry in enumerate(inputs):
+        key = keys.next(entry.input, encoder.encode(entry.input))
+        status = None if found is None else found.status(key.number)
+        if status == "ok" or (skip_failed and status in FAILURES):
+            continue
+        if isinstance(entry, Unreadable):
+            yield f"# {entry.message}"
+        elif isinstance(work.function, Command):
+            yield _command_line(work.function, index, entry)
+        else:
+            yield call_text(work.name.rpartition(":")[2], entry.args, entry.kwargs)
+    keys.close()
+
+
+def _command_line(command: Command, index: int, call: Any) -> str:
+    try:
+        return command.line(index + 1, call.args, call.kwargs)
+    except ZtasksError as error:
+        return f"# {error}"
+
+
+def run_batch(
+    task: Callable[..., Any],
+    inputs: Iterable[Any],
+    *,
+    output: str | os.PathLike[str] | None,
+    resume: bool = False,
+    append: bool = False,
+    overwrite: bool = False,
+    skip_failed: bool = False,
+    constants: Mapping[str, Any] | None = None,
+    unpack: bool = True,
+    limit: int | None = None,
+    ordered: bool = False,
+    max_failures: int | str | None = None,
+    halt: str = "soon",
+    pickle: str | os.PathLike[str] | None = None,
+    logs_dir: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    progress: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **executor_options: Any,
+) -> RunSummary:
+    """Run a task on each input and write a record per job, as `ztasks run` does; return how it went.
+
+    inputs: an iterable, read lazily in a thread of its own. A dict is keyword arguments, a tuple or list positional
+        ones, all else one argument (`unpack=False`: each is the one argument).
+    output: the file for the records, one JSON object a line; None: they are not kept.
+    resume: go on with what is in the file: inputs whose last record is ok are skipped, with skip_failed also those that
+        have failed. append, overwrite: add to a file that holds something, or empty it.
+    constants: arguments of every call, where its input does not give them. limit: read so many inputs at the most.
+    ordered: write the records in the order of the inputs.
+    max_failures: stop after so many failures, or "5%" of the jobs; halt: "soon" finishes what runs, "now" kills it.
+    pickle: the file for results that JSON cannot hold; without it they stop the run, and are saved beside the output.
+    logs_dir: a directory that keeps what each job writes in a file of its own.
+    progress: show a bar, or lines now and then, on stderr. options: the task's options, as of `ztasks.options`.
+    workers, initializer, initargs and further ones: as Executor has them.
+
+    Jobs that fail raise nothing: they have records. Raises InvalidOption, BadOutput, BadPickles and what Executor
+    raises, before anything is run. A KeyboardInterrupt in the main thread lets what runs finish (a second one kills it)
+    and is raised when the records are written.
+    """
+    work = _work(task, initializer, initargs, _names(options, "options"), _names(constants, "constants"))
+    rules = _rules(max_failures, halt, skip_failed, logs_dir, pickle)
+    mode = mode_of(resume=resume, append=append, overwrite=overwrite)
+    where = Output(_path(output, "output"), mode, ordered=parse_flag(ordered, "ordered"))
+    source = Cases(inputs, unpack=parse_flag(unpack, "unpack"))
+    bound = Inputs([source], work.binder(), None if limit is None else count(limit, "limit"))
+    return _run(work, bound, where, rules, progress, {"max_workers": workers, **executor_options})
+
+
+def _run(
+    work: Work, inputs: Inputs, output: Output, rules: Rules, progress: bool, how: Mapping[str, Any]
+) -> RunSummary:
+    _check_together(output, rules)
+    with ExitStack() as stack:
+        wanted = parse_flag(progress, "progress")
+        reporter = stack.enter_context(closing(Reporter(make_display(bar=True)))) if wanted else None
+        file = stack.enter_context(open_file(output, work.source))
+        found = found_in(file, output)
+        notes = list(opening_notes(file, found, skip_failed=rules.skip_failed))
+        with open_run(work, inputs, output, file, rules, reporter=reporter, executor_options=how) as run:
+            if reporter is not None:
+                reporter.watch(run.look)
+            in_main = threading.current_thread() is threading.main_thread()
+            stopper = Stopper(run.drain, run.kill, _nothing, lambda: 1, numbers=(signal.SIGINT,), force=False)
+            with stopper if in_main else nullcontext():
+                summary = run.run()
+            if stopper.interrupted:
+                raise KeyboardInterrupt
+            if run.stale:
+                warnings.warn(run.stale_text(), stacklevel=3)
+    summary.notes[:0] = notes
+    return summary
+
+
+def _nothing() -> None:
+    """There are no last words."""
+
+
+def mode_of(*, resume: bool, append: bool, overwrite: bool) -> Mode:
+    """Return how the output is opened; raises InvalidOption if it is said in two ways."""
+    wanted = {"resume": resume, "append": append, "overwrite": overwrite}
+    chosen = [name for name, value in wanted.items() if parse_flag(value, name)]
+    if len(chosen) > 1:
+        raise InvalidOption(f"{' and '.join(chosen)} exclude each other: give one of them")
+    return chosen[0] if chosen else "new"  # type: ignore[return-value]
+
+
+def _rules(max_failures: Any, halt: Any, skip_failed: Any, logs_dir: Any, pickle: Any) -> Rules:
+    """Return the rules of a run; raises InvalidOption."""
+    if halt not in ("soon", "now"):
+        raise InvalidOption(f"halt must be 'soon' or 'now', not {shown(halt)}")
+    return Rules(
+        parse_limit(max_failures, "max_failures"),
+        halt,
+        skip_failed=parse_flag(skip_failed, "skip_failed"),
+        logs=_path(logs_dir, "logs_dir"),
+        pickles=_path(pickle, "pickle"),
+    )
+
+
+def _path(value: Any, what: str) -> str | None:
+    """Return a path as text; raises InvalidOption."""
+    if value is None:
+        return None
+    try:
+        path = os.fsdecode(value)
+    except Exception as error:
+        raise InvalidOption(f"{what} must be a path, not {shown(value)}") from error
+    if not path or "\0" in path:
+        raise InvalidOption(f"{what} must be a path, not {shown(value)}")
+    return path
+
+
+def _names(value: Any, what: str) -> dict[str, Any]:
+    """Return a mapping of names; raises InvalidOption."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise InvalidOption(f"{what} must be a dict with names as keys, not {shown(value)}")
+    return dict(value)
+
+
+def _check_together(output: Output, rules: Rules) -> None:
+    """Refuse what needs something else; raises InvalidOption."""
+    if output.path is None and output.mode != "new":
+        raise InvalidOption(f"{output.mode}=True needs the file: give output")
+    if rules.skip_failed and output.mode != "resume":
+        raise InvalidOption("skip_failed=True is for resume=True")
+
+
+def _work(
+    task: Callable[..., Any],
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    changes: Mapping[str, Any],
+    constants: Mapping[str, Any],
+) -> Work:
+    check_callable(task, "task")
+    steps: tuple[Step, ...] = ()
+    if initializer is not None:
+        check_callable(initializer, "initializer")
+        if not isinstance(initargs, tuple | list):
+            raise InvalidOption(f"initargs must be a tuple, not {shown(initargs)}")
+        steps = ((getattr(initializer, "ztasks_shipped", initializer), tuple(initargs)),)
+    inner = innermost(task)
+    name = f"{_module_of(inner)}:{describe(inner)}"
+    carried = carried_by(getattr(task, "ztasks_function", task))
+    return Work(task, name, source_digest(task), steps, dict(changes), constants, carried)
+
+
+def _module_of(function: Any) -> str:
+    """Return the name of the module that a task is from; of the main one, that which the command line has for it."""
+    module = getattr(function, "__module__", None) or ""
+    if module != "__main__":
+        return module
+    import __main__
+
+    spec = getattr(__main__, "__spec__", None)
+    return spec.name if spec is not None else Path(getattr(__main__, "__file__", None) or "__main__").stem
+
+
+__all__ = ["Output", "Work", "running_text"]
