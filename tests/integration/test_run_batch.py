@@ -624,10 +624,13 @@ def test_progress_on_a_terminal_and_elsewhere(folder: Path) -> None:
     script = write_script(
         folder,
         """
+        import os, time
         from ztasks import run_batch
 
         def talk(x):
             print(f"job {x} prints")
+            while not os.path.exists("go"):
+                time.sleep(0.005)
 
         if __name__ == "__main__":
             run_batch(talk, ["a", "b"], output="out", workers=1, progress=True)
@@ -649,6 +652,8 @@ def test_progress_on_a_terminal_and_elsewhere(folder: Path) -> None:
         )
         os.close(inner)
         reader.start()
+        wait_for(lambda: b"0/2 done" in shown, "the status")
+        Path("go").touch()
         assert process.wait(DEADLINE) == 0
         reader.join(DEADLINE)
     finally:
