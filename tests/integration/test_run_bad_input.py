@@ -233,9 +233,12 @@ WRONG: dict[str, list[Case]] = {
         Case([TASK, "a", "--pickle", "new", "-o", "new"], "give another name"),
     ],
     "--logs-dir": [
-        *values("--logs-dir", {"tasks.py": "cannot make the directory tasks.py for logs: File exists"}),
+        *values("--logs-dir", {"tasks.py": "the directory tasks.py cannot be used for logs: File exists"}),
         *values("--logs-dir", {"tasks.py/x": "Not a directory", "": "it is empty", LONG: "File name too long"}),
-        *values("--logs-dir", {"/proc/x": "cannot make the directory /proc/x", "loop": "cannot make the directory"}),
+        *values(
+            "--logs-dir",
+            {"/proc/x": "the directory /proc/x cannot be used for logs", "loop": "cannot be used for logs"},
+        ),
     ],
     "--workers": [
         *values(

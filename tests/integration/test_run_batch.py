@@ -699,6 +699,7 @@ BAD: dict[str, list[Any]] = {
     "workers": [0, -1, 1.5, "2", True, 10**9, float("nan")],
     "initializer": [5, "setup", coroutine],
     "initargs": [5, "abc", None, {"a": 1}],
+    "strict": [1, "yes", None],
     "progress": [1, "yes", None],
     "options": [5, "retries=1", ["retries"], {1: 2}, {"nonsense": 1}, {"retries": -1}, {"timeout": "soon"}, 0],
     "preload": [5, "json", [5]],

@@ -348,10 +348,23 @@ def test_a_row_that_is_broken_is_told_and_the_rest_goes_on(write: Write, broken:
 
 def test_a_quote_that_nothing_ends_is_told_where_it_begins(write: Write) -> None:
     path = write(b'a,b\n1,2\n3,"4\n5,6\n')
-    good, bad = rows(CsvRows(path))
-    assert good == {"a": "1", "b": "2"}
+    good, bad, better = rows(CsvRows(path))
+    assert (good, better) == ({"a": "1", "b": "2"}, {"a": "5", "b": "6"})
     assert isinstance(bad, Unreadable)
-    assert bad.message == f"line 3 of {path} is no row of a table: unexpected end of data"
+    assert bad.input == '3,"4'
+    assert bad.message == f"line 3 of {path} is no row of a table: a quote is opened in it and not closed"
+
+
+def test_quotes_that_nothing_ends_lose_their_own_lines_only(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_ROW_LINES", 5)
+    text = b"a,b\n" + b"".join(b"%d,%s\n" % (n, b'"x' if n in (2, 9) else b"x") for n in range(30))
+    found = list(CsvRows(write(text)))
+    bad = [entry for entry in found if isinstance(entry, Unreadable)]
+    assert [entry.message.split(" of ")[0] for entry in bad] == ["line 4", "line 11"]
+    assert [entry.kwargs["a"] for entry in found if isinstance(entry, Call)] == [
+        str(n) for n in range(30) if n not in (2, 9)
+    ]
+    assert [entry.line for entry in found if isinstance(entry, Call)] == [n + 2 for n in range(30) if n not in (2, 9)]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +399,7 @@ def test_a_value_without_end_is_told_and_reading_goes_on_behind_it(
         csv.field_size_limit(before)
     assert isinstance(bad, Unreadable)
     assert "line 2" in bad.message
-    assert "field limit (1000)" in bad.message
+    assert "a quote is opened in it and not closed" in bad.message
     assert others[-1] == {"a": "7"}
 
 

@@ -9,21 +9,20 @@ from ztasks.runs.halting import LEAST_FAILURES, FailureLimit, parse_limit
 
 
 @pytest.mark.parametrize(
-    ("value", "number", "percent", "text"),
+    ("value", "number", "percent"),
     [
-        (1, 1, None, "1"),
-        (5000, 5000, None, "5,000"),
-        ("10", 10, None, "10"),
-        (" 10 ", 10, None, "10"),
-        ("5%", None, 5.0, "5%"),
-        ("0.5%", None, 0.5, "0.5%"),
-        ("100 %", None, 100.0, "100%"),
+        (1, 1, None),
+        (5000, 5000, None),
+        ("10", 10, None),
+        (" 10 ", 10, None),
+        ("5%", None, 5.0),
+        ("0.5%", None, 0.5),
+        ("100 %", None, 100.0),
     ],
 )
-def test_limits_are_numbers_or_shares(value: int | str, number: int | None, percent: float | None, text: str) -> None:
+def test_limits_are_numbers_or_shares(value: int | str, number: int | None, percent: float | None) -> None:
     limit = parse_limit(value, "--max-failures")
     assert limit == FailureLimit(number, percent)
-    assert str(limit) == text
 
 
 def test_no_limit() -> None:

@@ -73,7 +73,8 @@ def test_the_patient_wait_while_very_many_wait_for_their_turn(monkeypatch: pytes
 
     def read_on() -> None:
         for index in range(1, 21):
-            writer.write(index, b"%d\n" % index, patient=True)
+            writer.wait()
+            writer.write(index, b"%d\n" % index)
         through.set()
 
     thread = threading.Thread(target=read_on)
@@ -86,10 +87,23 @@ def test_the_patient_wait_while_very_many_wait_for_their_turn(monkeypatch: pytes
     assert sink.data == b"".join(b"%d\n" % index for index in range(21))
 
 
+def test_they_wait_also_for_lines_of_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "MAX_EARLY_BYTES", 100)
+    writer = RecordWriter(Sink(), ordered=True)
+    writer.write(1, b"x" * 99)
+    assert not writer._is_full()
+    writer.write(2, b"\n")
+    assert writer._is_full()
+    writer.write(0, b"\n")
+    assert not writer._is_full()
+    writer.close()
+
+
 def test_release_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "MAX_EARLY", 1)
     writer = RecordWriter(Sink(), ordered=True)
-    thread = threading.Thread(target=lambda: [writer.write(index, b"x\n", patient=True) for index in (1, 2, 3)])
+    writer.write(1, b"x\n")
+    thread = threading.Thread(target=writer.wait)
     thread.start()
     writer.release()
     thread.join(10)
@@ -151,6 +165,7 @@ def test_skipping_waits_for_its_turn_as_reading_does(monkeypatch: pytest.MonkeyP
 
     def skip_all() -> None:
         for index in range(1, 1000):
+            writer.wait()
             writer.skip(index)
         through.set()
 
@@ -162,6 +177,19 @@ def test_skipping_waits_for_its_turn_as_reading_does(monkeypatch: pytest.MonkeyP
     thread.join()
     assert writer._early == {}
     writer.close()
+
+
+def test_what_comes_at_the_end_may_fail_as_a_write() -> None:
+    def finish() -> None:
+        raise OSError(errno.ESTALE, "replaced")
+
+    sink, told = Sink(), []
+    writer = RecordWriter(sink, ordered=False, finish=finish)
+    writer.on_error = lambda: told.append(writer.error)
+    writer.write(0, b"a\n")
+    writer.close()
+    assert sink.data == b"a\n"
+    assert [error.errno for error in told if error] == [errno.ESTALE]
 
 
 def test_an_error_is_told_also_when_it_comes_from_the_thread_that_writes_late() -> None:

@@ -177,9 +177,9 @@ def test_options_are_listed_by_group() -> None:
 
 
 def test_each_option_has_a_variable_and_the_command_line_wins() -> None:
-    variables = {"ZTASKS_NUMBER_OF_THINGS": "3", "ZTASKS_FLAG": "1", "ZTASKS_NAME": "a b"}
+    variables = {"ZTASKS_NUMBER_OF_THINGS": "3", "ZTASKS_FLAG": "1", "ZTASKS_NAME": "a b\nc"}
     out = CliRunner().invoke(example, [], env=variables).output
-    assert out == "[('flag', True), ('name', ('a', 'b')), ('number_of_things', 3)]\n"
+    assert out == "[('flag', True), ('name', ('a b', 'c')), ('number_of_things', 3)]\n"
     out = CliRunner().invoke(example, ["-n", "4", "--name", "c"], env=variables).output
     assert out == "[('flag', True), ('name', ('c',)), ('number_of_things', 4)]\n"
     wrong = CliRunner().invoke(example, [], env={"ZTASKS_NUMBER_OF_THINGS": "many"})

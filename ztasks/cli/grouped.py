@@ -22,6 +22,13 @@ class GroupedOption(click.Option):
         longest = max(self.opts, key=len)
         self.envvar = PREFIX + longest.lstrip("-").upper().replace("-", "_")
 
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Read the variable: of an option that may be given several times, each line of it is one value."""
+        text = self.resolve_envvar_value(ctx)
+        if self.multiple:
+            return text.splitlines() if text else None
+        return super().value_from_envvar(ctx)
+
 
 class GroupedCommand(click.Command):
     """A command whose help lists options by group, in the order in which groups first appear."""

@@ -71,6 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("ztasks: interrupted before any job was started", file=sys.stderr)
+        print("ztasks: interrupted", file=sys.stderr)
         return INTERRUPTED
     return result if isinstance(result, int) else 0

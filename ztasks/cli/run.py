@@ -41,7 +41,7 @@ class Refused(click.ClickException):
         click.echo(f"ztasks run: {self.message}", file=file, err=True)
 
 
-class RunCommand(GroupedCommand):
+class RunParser(GroupedCommand):
     """Knows a mistake that is easily made."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -56,7 +56,7 @@ class RunCommand(GroupedCommand):
             raise click.UsageError(cure, ctx) from error
 
 
-@click.command(name="run", cls=RunCommand, epilog=EPILOG)
+@click.command(name="run", cls=RunParser, epilog=EPILOG)
 @click.argument("target", required=False, metavar="[TARGET]")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
 @with_options
@@ -70,6 +70,7 @@ def command(target: str | None, args: tuple[str, ...], **options: Any) -> int:
     summary. A job whose worker crashes is run again, so jobs should bear being repeated. Ctrl-C and SIGTERM let the
     jobs that run finish; a second one kills them.
     """
+    from ztasks.runs.batch import open_file
     from ztasks.runs.interrupt import ended_by_signal
 
     asked = SimpleNamespace(**options)
@@ -90,7 +91,7 @@ def command(target: str | None, args: tuple[str, ...], **options: Any) -> int:
             output, rules = _output(asked, stdout), _rules(asked)
             read = asked.lines + asked.jsonl + asked.csv
             check_output(output.path, read, (target, asked.init, *asked.from_))
-            file = stack.enter_context(_opened(output, work))
+            file = stack.enter_context(open_file(output, work.source))
         if asked.dry_run:
             return _dry_run(work, inputs, output, file, rules, stdout)
         return _run(work, inputs, output, file, rules, stdout, workers, asked)
@@ -128,14 +129,17 @@ def _load(target: str | None, asked: Any) -> Work:
         from ztasks.runs.command import parse_command
 
         command = parse_command(asked.program, shell=asked.shell)
-        return Work(command, f"command:{asked.program}", None, tuple(steps), changes, constants)
+        name = f"{'shell' if asked.shell else 'command'}:{asked.program}"
+        return Work(command, name, None, tuple(steps), changes, constants, unpack=not asked.no_unpack)
     if target is None:
         raise click.UsageError("no TARGET: give file.py:task, module:task, or --command")
     if asked.shell:
         raise click.UsageError("--shell is for --command")
     loaded = load(target)
     before = [loaded.in_workers] if loaded.in_workers else []
-    return Work(loaded.function, loaded.name, loaded.source, (*before, *steps), changes, constants)
+    steps = [*before, *steps]
+    unpack = not asked.no_unpack
+    return Work(loaded.function, loaded.name, loaded.source, tuple(steps), changes, constants, unpack=unpack)
 
 
 def _constants(texts: Sequence[str]) -> dict[str, Any]:
@@ -157,10 +161,11 @@ def _inputs(args: tuple[str, ...], work: Work, asked: Any) -> Inputs:
 
 
 def _output(asked: Any, stdout: int | None) -> Output:
-    from ztasks.runs.batch import Output, mode_of
+    from ztasks.runs.batch import Output, check_pickles, mode_of
     from ztasks.runs.output import write_all
     from ztasks.runs.record_file import BadOutput
 
+    check_pickles(asked.output, asked.pickles)
     mode = mode_of(resume=asked.resume, append=asked.append, overwrite=asked.overwrite)
     if asked.skip_failed and not asked.resume:
         raise click.UsageError("--skip-failed is for --resume")
@@ -181,14 +186,6 @@ def _rules(asked: Any) -> Rules:
         raise click.UsageError("--fail-fast is --max-failures 1: give one of them")
     limit = parse_limit(1 if asked.fail_fast else asked.max_failures, "--max-failures")
     return Rules(limit, asked.halt, asked.strict, asked.skip_failed, asked.logs, asked.pickles)
-
-
-@contextmanager
-def _opened(output: Output, work: Work) -> Iterator[RecordFile | None]:
-    from ztasks.runs.batch import open_file
-
-    with open_file(output, work.source) as file:
-        yield file
 
 
 # --- running ---
@@ -311,6 +308,14 @@ def _tell(text: str) -> None:
     Plain().print(f"{text}\n".encode(errors="replace"))
 
 
+def _encoded(text: str) -> bytes:
+    """Encode text as the file system has it; what is none at all is escaped."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")
+
+
 def _write(stdout: int | None, text: str) -> bool:
     """Write to stdout; that nobody reads it is no error of ours. Return whether anybody may."""
     from ztasks.runs.output import write_all
@@ -318,7 +323,7 @@ def _write(stdout: int | None, text: str) -> bool:
     if stdout is None:
         return False
     try:
-        write_all(stdout, text.encode(errors="surrogateescape"))
+        write_all(stdout, _encoded(text))
     except BrokenPipeError:
         return False
     return True

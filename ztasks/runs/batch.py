@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +29,7 @@ from ztasks.runs.output import RecordWriter
 from ztasks.runs.progress import Reporter, make_display
 from ztasks.runs.record_file import Found, Mode, RecordFile
 from ztasks.runs.records import FAILURES, Recorder
-from ztasks.runs.run import Rules, Run, running_text
+from ztasks.runs.run import Rules, Run
 from ztasks.runs.summary import RunSummary
 from ztasks.runs.target import innermost, source_digest
 from ztasks.runs.text import call_text
@@ -51,6 +53,8 @@ class Work(NamedTuple):
     constants: Mapping[str, Any] = {}
     carried: bytes = b""
     """What else tells its keys from those of tasks with this name."""
+    unpack: bool = True
+    """Whether inputs are taken apart into arguments; else each is the one argument."""
 
     def binder(self) -> Binder:
         """Return what binds inputs to the task; raises InvalidOption."""
@@ -58,7 +62,8 @@ class Work(NamedTuple):
 
     def keys(self) -> Keys:
         """Return what gives the inputs their keys."""
-        return Keys(self.name, self.binder().constants, self.carried)  # as converted: --set n=5 is n=5
+        carried = self.carried if self.unpack else self.carried + b"whole"
+        return Keys(self.name, self.binder().constants, carried)  # as converted: --set n=5 is n=5
 
     def task(self, logs: str | None) -> Task[Any, Any]:
         """Return what the workers are sent; raises InvalidOption."""
@@ -66,6 +71,7 @@ class Work(NamedTuple):
         changes = {"name": options.name or self.name, **self.changes}
         kind = RunCommand if isinstance(function, Command) else RunJob
         shipped = getattr(function, "ztasks_shipped", function)
+        logs = None if logs is None else os.path.abspath(logs)  # a job may go to another directory
         return Task(kind(shipped, logs, frozenset(self.constants)), options.replaced(changes))
 
 
@@ -140,9 +146,10 @@ def open_run(
                 **executor_options,
             )
         )
-        stream = executor.stream(task, ordered=output.ordered)
+        stream = executor.stream(task)  # also if records are ordered: a job that takes long holds up no other
         write = output.write or (_nowhere if file is None else file.write)
-        writer = RecordWriter(write, ordered=output.ordered)
+        finish = _nothing if file is None else file.verify
+        writer = RecordWriter(write, ordered=output.ordered, finish=finish)
         stack.callback(writer.close)
         run = Run(
             executor,
@@ -163,12 +170,14 @@ def open_run(
 
 
 def _make_logs(path: str | None) -> None:
-    """Make the directory for logs; raises InvalidOption."""
+    """Make the directory for logs, and see whether it takes any; raises InvalidOption."""
     if path is not None:
         try:
             os.makedirs(path, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
         except OSError as error:
-            raise InvalidOption(f"cannot make the directory {path} for logs: {error.strerror}") from error
+            raise InvalidOption(f"the directory {path} cannot be used for logs: {error.strerror}") from error
 
 
 def _nowhere(data: bytes) -> None:
@@ -219,6 +228,7 @@ def run_batch(
     workers: int | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
+    strict: bool = False,
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
     **executor_options: Any,
@@ -230,25 +240,29 @@ def run_batch(
     output: the file for the records, one JSON object a line; None: they are not kept.
     resume: go on with what is in the file: inputs whose last record is ok are skipped, with skip_failed also those that
         have failed. append, overwrite: add to a file that holds something, or empty it.
-    constants: arguments of every call, where its input does not give them. limit: read so many inputs at the most.
-    ordered: write the records in the order of the inputs.
+    constants: arguments of every call, where its input does not give them. limit: read no more inputs.
+    ordered: write records in the order of the inputs.
     max_failures: stop after so many failures, or "5%" of the jobs; halt: "soon" finishes what runs, "now" kills it.
-    pickle: the file for results that JSON cannot hold; without it they stop the run, and are saved beside the output.
-    logs_dir: a directory that keeps what each job writes in a file of its own.
+    pickle: the file for results that JSON cannot hold; without it the first one stops the run.
+    logs_dir: a directory for what each job writes. strict: an input that cannot be understood stops the run.
     progress: show a bar, or lines now and then, on stderr. options: the task's options, as of `ztasks.options`.
     workers, initializer, initargs and further ones: as Executor has them.
 
-    Jobs that fail raise nothing: they have records. Raises InvalidOption, BadOutput, BadPickles and what Executor
-    raises, before anything is run. A KeyboardInterrupt in the main thread lets what runs finish (a second one kills it)
-    and is raised when the records are written.
+    Raises nothing for jobs that fail; InvalidOption, BadOutput, BadPickles and what Executor raises, before anything is
+    run. A KeyboardInterrupt in the main thread lets what runs finish (a second one kills it), and is raised at the end.
     """
+    _check_names(executor_options)
     work = _work(task, initializer, initargs, _names(options, "options"), _names(constants, "constants"))
-    rules = _rules(max_failures, halt, skip_failed, logs_dir, pickle)
-    mode = mode_of(resume=resume, append=append, overwrite=overwrite)
-    where = Output(_path(output, "output"), mode, ordered=parse_flag(ordered, "ordered"))
-    source = Cases(inputs, unpack=parse_flag(unpack, "unpack"))
-    bound = Inputs([source], work.binder(), None if limit is None else count(limit, "limit"))
+    rules = _rules(max_failures, halt, strict, skip_failed, logs_dir, pickle)
+    where = _output(output, mode_of(resume=resume, append=append, overwrite=overwrite), ordered)
+    work = work._replace(unpack=parse_flag(unpack, "unpack"))
+    bound = Inputs([Cases(inputs, unpack=unpack)], work.binder(), None if limit is None else count(limit, "limit"))
     return _run(work, bound, where, rules, progress, {"max_workers": workers, **executor_options})
+
+
+def _output(path: Any, mode: Mode, ordered: Any) -> Output:
+    """Return where records go; raises InvalidOption."""
+    return Output(_path(path, "output"), mode, ordered=parse_flag(ordered, "ordered"))
 
 
 def _run(
@@ -289,13 +303,14 @@ def mode_of(*, resume: bool, append: bool, overwrite: bool) -> Mode:
     return chosen[0] if chosen else "new"  # type: ignore[return-value]
 
 
-def _rules(max_failures: Any, halt: Any, skip_failed: Any, logs_dir: Any, pickle: Any) -> Rules:
+def _rules(max_failures: Any, halt: Any, strict: Any, skip_failed: Any, logs_dir: Any, pickle: Any) -> Rules:
     """Return the rules of a run; raises InvalidOption."""
     if halt not in ("soon", "now"):
         raise InvalidOption(f"halt must be 'soon' or 'now', not {shown(halt)}")
     return Rules(
         parse_limit(max_failures, "max_failures"),
         halt,
+        parse_flag(strict, "strict"),
         skip_failed=parse_flag(skip_failed, "skip_failed"),
         logs=_path(logs_dir, "logs_dir"),
         pickles=_path(pickle, "pickle"),
@@ -330,6 +345,23 @@ def _check_together(output: Output, rules: Rules) -> None:
         raise InvalidOption(f"{output.mode}=True needs the file: give output")
     if rules.skip_failed and output.mode != "resume":
         raise InvalidOption("skip_failed=True is for resume=True")
+    check_pickles(output.path, rules.pickles)
+
+
+def check_pickles(output: str | None, pickles: str | None) -> None:
+    """Refuse one file for both; raises InvalidOption."""
+    if output is not None and pickles is not None and os.path.realpath(output) == os.path.realpath(pickles):
+        raise InvalidOption(f"{output} cannot hold both records and pickled results: give another name for these")
+
+
+def _check_names(how: Mapping[str, Any]) -> None:
+    """Refuse arguments that an executor does not have; raises InvalidOption."""
+    unknown = how.keys() - inspect.signature(Executor).parameters.keys()
+    if unknown:
+        raise InvalidOption(
+            f"run_batch has no argument {', '.join(sorted(unknown))}. The options of the task go into options, as in "
+            "options={'retries': 3}."
+        )
 
 
 def _work(
@@ -361,6 +393,3 @@ def _module_of(function: Any) -> str:
 
     spec = getattr(__main__, "__spec__", None)
     return spec.name if spec is not None else Path(getattr(__main__, "__file__", None) or "__main__").stem
-
-
-__all__ = ["Output", "Work", "running_text"]

@@ -158,7 +158,7 @@ class Command:
 _SLOT: Final = r"(?<!\$)\{(?P<slot>|\.|//?|/\.|\#|\d+|[^\W\d]\w*)\}"
 _IN_WORD: Final = {"": re.compile(_SLOT)}
 _IN_SHELL: Final = {
-    "": re.compile(rf"(?s:\\.)|\$\{{\w*\}}|{_SLOT}|(?P<quote>['\"])|(?P<unclear>`|<<|\$'|(?<![^\s;&|()])\#)"),
+    "": re.compile(rf"(?s:\\.)|\$\{{\w*\}}|{_SLOT}|(?P<quote>['\"])|(?P<unclear>`|<<|\$'|\$\(\(|(?<![^\s;&|()])\#)"),
     "'": re.compile(rf"{_SLOT}|(?P<quote>')"),
     '"': re.compile(rf"(?s:\\.)|\$\{{\w*\}}|{_SLOT}|(?P<quote>\")|(?P<unclear>`|\$[({{])"),
 }

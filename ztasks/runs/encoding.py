@@ -27,6 +27,9 @@ MAX_KINDS: Final = 20
 
 NOT_FINITE: Final = "NaN or infinity"
 
+NO_TEXT: Final = "dict with keys that are no text"
+
+_HOLDERS: Final = frozenset({dict, list, tuple})
 _KEYWORDS: Final = ("false", "true")
 
 
@@ -57,7 +60,22 @@ class Encoder:
         else:
             if b"null" in data and value is not None and _has_non_finite(value, 0):
                 self._note(NOT_FINITE)
+            if type(value) in _HOLDERS:
+                self._look_at_keys(value)
         return data
+
+    def _look_at_keys(self, value: Any) -> None:
+        """Note keys that became text, and whether some became the same. The value has been encoded: it has an end."""
+        if isinstance(value, dict):
+            if any(type(key) is not str for key in value):
+                self._note(NO_TEXT)
+                self.met_marker = self.met_marker or len({self._key(key) for key in value}) < len(value)
+            value = value.values()
+        elif not value or type(value[0]) not in _HOLDERS:  # of a list, the first item tells what is in it
+            return
+        for each in value:
+            if type(each) in _HOLDERS:
+                self._look_at_keys(each)
 
     def _note(self, kind: str) -> None:
         if kind not in self.changed and len(self.changed) >= MAX_KINDS:
@@ -116,7 +134,11 @@ class Encoder:
 
     def _plain_inside(self, value: Any, depth: int) -> Any:
         if isinstance(value, Mapping):
-            return {self._key(key): self._plain(item, depth + 1) for key, item in value.items()}
+            plain = {self._key(key): self._plain(item, depth + 1) for key, item in value.items()}
+            self.met_marker = self.met_marker or len(plain) < len(value)  # keys that became the same
+            if any(not isinstance(key, str) for key in value):
+                self._note(NO_TEXT)
+            return plain
         if isinstance(value, list | tuple | set | frozenset):
             items = [self._plain(item, depth + 1) for item in value]
             return sorted(items, key=repr) if self._order and isinstance(value, set | frozenset) else items

@@ -14,8 +14,9 @@ import json
 import os
 import select
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -26,6 +27,9 @@ BLOCK: Final = 256 * 1024
 
 MAX_LINE: Final = 256 * 1024 * 1024
 """A line longer than this is not a line: the input is something else, such as /dev/zero."""
+
+MAX_ROW_LINES: Final = 10_000
+"""A row of a table that takes more lines has a quote that is not closed."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -179,63 +183,123 @@ class CsvRows(Lines):
         """Without `unpack` each row is one argument, a dict."""
         super().__init__(path)
         self._unpack = unpack
-        self._undecodable: UnicodeDecodeError | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         csv.field_size_limit(MAX_LINE)
-        rows = csv.reader(self._text(), delimiter="\t" if self.name.endswith(".tsv") else ",", strict=True)
+        lines = _RowLines(self._text())
+        rows = self._reader(lines)
         try:
-            names = self._names(rows)
+            names = self._names(rows, lines)
             while not self._stopped:
-                first = rows.line_num + 1
+                lines.begin_row()
                 try:
                     row = next(rows)
                 except StopIteration:
                     break
                 except csv.Error as error:
-                    self._undecodable = None
-                    entry: Entry = Unreadable("", f"line {first} of {self.name} is no row of a table: {error}")
+                    if self._stopped:
+                        break
+                    entry: Entry = self._no_row(lines, error)
+                    rows = self._reader(lines)
                 else:
                     if not row:
                         continue
-                    entry = self._row(names, row, first)
+                    entry = self._row(names, row, lines)
                 self._yielded += 1
                 yield entry
             self._ended = not self._stopped
         except OSError as error:
             raise BadInput(f"reading {self.name} failed after {self._yielded} inputs: {error}") from error
 
-    def _text(self) -> Iterator[str]:
+    def _reader(self, lines: _RowLines) -> Iterator[list[str]]:
+        return csv.reader(lines, delimiter="\t" if self.name.endswith(".tsv") else ",", strict=True)
+
+    def _text(self) -> Iterator[_Line]:
         for number, line in enumerate(self._lines(), 1):
             data = line if number > 1 else line.removeprefix(_BOM)
             try:
-                text = data.decode()
-            except UnicodeDecodeError as error:
-                self._undecodable = error
-                text = data.decode(errors="backslashreplace")
-            yield text + "\n"
+                yield _Line(data.decode() + "\n", is_text=True)
+            except UnicodeDecodeError:
+                yield _Line(data.decode(errors="backslashreplace") + "\n", is_text=False)
 
-    def _names(self, rows: Iterator[list[str]]) -> list[str]:
+    def _names(self, rows: Iterator[list[str]], lines: _RowLines) -> list[str]:
         """Read and check the first row."""
         try:
             row = next(filter(None, rows), [])
         except csv.Error as error:
             raise BadInput(f"the first row of {self.name}, which names its columns, is none: {error}") from error
         twice = sorted({name for name in row if row.count(name) > 1})
-        if twice or self._undecodable is not None:
+        if twice or not lines.are_text:
             what = f"names {', '.join(twice)} more than once" if twice else "is not UTF-8"
-            raise BadInput(f"the first row of {self.name}, which names its columns, {what}. Nothing was run.")
+            raise BadInput(f"the first row of {self.name}, which names its columns, {what}.")
         return row
 
-    def _row(self, names: list[str], row: list[str], number: int) -> Entry:
-        bad, self._undecodable = self._undecodable, None
-        if bad is not None:
-            return Unreadable(row, f"line {number} of {self.name} is not UTF-8; convert it (iconv)")
+    def _row(self, names: list[str], row: list[str], lines: _RowLines) -> Entry:
+        place = f"line {lines.first} of {self.name}"
+        if not lines.are_text:
+            return Unreadable(row, f"{place} is not UTF-8; convert it (iconv)")
         if len(row) != len(names):
-            return Unreadable(
-                row, f"line {number} of {self.name} has {len(row)} values, and its first row names {len(names)} columns"
-            )
-        return as_call(dict(zip(names, row, strict=True)), number, unpack=self._unpack)
+            return Unreadable(row, f"{place} has {len(row)} values, and its first row names {len(names)} columns")
+        return as_call(dict(zip(names, row, strict=True)), lines.first, unpack=self._unpack)
+
+    def _no_row(self, lines: _RowLines, error: csv.Error) -> Unreadable:
+        """Say what is wrong with a row. If a quote in it has swallowed what follows, only its first line is lost."""
+        why = str(error)
+        if lines.take_back():
+            why = "a quote is opened in it and not closed"
+        return Unreadable(
+            lines.row[0].text.rstrip("\n"), f"line {lines.first} of {self.name} is no row of a table: {why}"
+        )
+
+
+class _Line(NamedTuple):
+    """A line of a table, and whether it is UTF-8."""
+
+    text: str
+    is_text: bool
+
+
+class _RowLines:
+    """Gives lines to a reader of rows, and keeps those of the row that it is at, to take them back."""
+
+    def __init__(self, lines: Iterator[_Line]) -> None:
+        self.row: list[_Line] = []
+        self._lines = lines
+        self._back: deque[_Line] = deque()
+        self._number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if len(self.row) >= MAX_ROW_LINES:
+            raise csv.Error(f"it takes more than {MAX_ROW_LINES:,} lines")
+        line = self._back.popleft() if self._back else next(self._lines)
+        self.row.append(line)
+        self._number += 1
+        return line.text
+
+    def begin_row(self) -> None:
+        """What is given from now on is of the next row."""
+        self.row = []
+
+    @property
+    def first(self) -> int:
+        """The number of the row's first line."""
+        return self._number - len(self.row) + 1
+
+    @property
+    def are_text(self) -> bool:
+        """Whether all lines of the row are UTF-8."""
+        return all(line.is_text for line in self.row)
+
+    def take_back(self) -> bool:
+        """Give all lines of the row but the first once more; tell whether there were any."""
+        back = self.row[1:]
+        self._back.extendleft(reversed(back))
+        self._number -= len(back)
+        self.row = self.row[:1]
+        return bool(back)
 
 
 def _open(path: str) -> int:

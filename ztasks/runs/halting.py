@@ -29,9 +29,6 @@ class FailureLimit(NamedTuple):
             return False
         return 100.0 * failed >= self.percent * ended
 
-    def __str__(self) -> str:
-        return f"{self.number:,}" if self.number is not None else f"{self.percent:g}%"
-
 
 def parse_limit(value: int | str | None, what: str) -> FailureLimit | None:
     """Read `10`, `"10"` or `"5%"`; raises InvalidOption."""

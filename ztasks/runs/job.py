@@ -20,6 +20,9 @@ from ztasks.runs.text import input_text
 
 LABEL_LENGTH: Final = 40
 
+MAX_LINE: Final = 64 * 1024
+"""What is longer without a newline is written as several lines."""
+
 Step = tuple[Callable[..., object], tuple[Any, ...]]
 
 
@@ -97,26 +100,34 @@ class JobStream(io.TextIOBase):
     def __init__(self, file: int, *, labels: bool) -> None:
         self._file = file
         self._labels = labels
-        self._rest = ""
+        self._rest: list[str] = []
+        self._size = 0
+        """How many characters that is."""
         self._bytes: Any = None
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
         """Write lines; what is no whole line yet is kept until it is, or the job ends."""
         with self._lock:
-            lines, newline, self._rest = (self._rest + text).rpartition("\n")
-            if newline:
-                self._write_lines(lines)
-            if "\r" in self._rest:  # a progress bar: what it overwrites is not shown
-                self._rest = self._rest[self._rest.rstrip("\r").rfind("\r") + 1 :]
+            self._rest.append(text)
+            self._size += len(text)
+            if "\n" in text or "\r" in text or self._size > MAX_LINE:
+                lines, newline, rest = "".join(self._rest).rpartition("\n")
+                if newline:
+                    self._write_lines(lines)
+                if "\r" in rest:  # a progress bar: what it overwrites is not shown
+                    rest = rest[rest.rstrip("\r").rfind("\r") + 1 :]
+                self._rest, self._size = [rest], len(rest)
+                if self._size > MAX_LINE:
+                    self.end_line()
         return len(text)
 
     def end_line(self) -> None:
         """Write what is no whole line as if it were one."""
-        if self._rest:
+        if self._size:
             with self._lock:
-                line, self._rest = self._rest, ""
-                self._write_lines(line)
+                line, self._rest, self._size = "".join(self._rest), [], 0
+                self._write_lines(line.rstrip("\r"))
 
     def _write_lines(self, lines: str) -> None:
         label = _label() if self._labels else ""
@@ -167,15 +178,18 @@ def _log(path: str) -> Iterator[None]:
     """Let both streams lead to a file; it is removed again if nothing was written."""
     job = current_job()
     first = os.O_TRUNC if job is None or job.attempt == 1 else 0
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | first, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    file = os.open(path, flags | first, 0o666)
     try:
         os.dup2(file, 1)
         os.dup2(file, 2)
-        yield
+        try:
+            yield
+        finally:
+            for stream in _streams:
+                stream.end_line()
+            _flush_native()
     finally:
-        for stream in _streams:
-            stream.end_line()
-        _flush_native()
         for kept, number in zip(_kept, (1, 2), strict=True):
             os.dup2(kept, number)
         written = os.fstat(file).st_size

@@ -17,7 +17,8 @@ from typing import Final
 FLUSH_SECONDS: Final = 0.05
 FLUSH_BYTES: Final = 256 * 1024
 MAX_EARLY: Final = 10_000
-"""How many lines wait for their turn before `write(..., patient=True)` waits too."""
+MAX_EARLY_BYTES: Final = 64 * 1024 * 1024
+"""How many lines, and of how many bytes, wait for their turn before `wait` waits."""
 
 
 class RecordWriter:
@@ -26,13 +27,18 @@ class RecordWriter:
     After an error nothing more is written: `error` says which, and `on_error` is called once, in that thread.
     """
 
-    def __init__(self, write: Callable[[bytes], None], *, ordered: bool) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], *, ordered: bool, finish: Callable[[], None] = lambda: None
+    ) -> None:
+        """`finish` is called when all has been written; what it raises is an error of the output."""
         self.error: OSError | None = None
         self._write = write
         self.on_error: Callable[[], None] = lambda: None
         self._next = 0 if ordered else None
         """Ordered: the index whose turn it is."""
+        self._finish = finish
         self._early: dict[int, bytes] = {}
+        self._early_bytes = 0
         self._lines: list[bytes] = []
         self._size = 0
         self._flushed = 0.0
@@ -47,26 +53,35 @@ class RecordWriter:
         self._thread = threading.Thread(target=self._flush_late, name="ztasks-output", daemon=True)
         self._thread.start()
 
-    def write(self, index: int, line: bytes, *, patient: bool = False) -> None:
-        """Write a line when it is its turn. `patient`: wait while very many lines wait for theirs."""
-        while patient and len(self._early) >= MAX_EARLY and not self._ending.is_set():
+    def wait(self) -> None:
+        """Wait while very many lines wait for their turn. Whoever makes more jobs calls it before."""
+        while self._is_full():
             self._room.clear()
-            if len(self._early) >= MAX_EARLY and not self._ending.is_set():
+            if self._is_full():
                 self._room.wait()
+
+    def _is_full(self) -> bool:
+        many = len(self._early) >= MAX_EARLY or self._early_bytes >= MAX_EARLY_BYTES
+        return many and not self._ending.is_set()
+
+    def write(self, index: int, line: bytes) -> None:
+        """Write a line when it is its turn."""
         with self._lock:
             if self._next is None:
                 self._append(line)
                 return
             self._early[index] = line
+            self._early_bytes += len(line)
             while (due := self._early.pop(self._next, None)) is not None:
                 self._next += 1
+                self._early_bytes -= len(due)
                 self._append(due)
         self._room.set()
 
     def skip(self, index: int) -> None:
         """Nothing will be written for this index."""
         if self._next is not None:
-            self.write(index, b"", patient=True)
+            self.write(index, b"")
 
     def release(self) -> None:
         """Let no one wait for a turn any more: the run is ending. Never waits, even while a write does."""
@@ -83,7 +98,7 @@ class RecordWriter:
             for _, line in sorted(self._early.items()):
                 self._append(line)
             self._early.clear()
-            self._flush()
+            self._flush(self._finish)
 
     def _append(self, line: bytes) -> None:
         """Add a line; the caller holds the lock."""
@@ -96,13 +111,15 @@ class RecordWriter:
         elif len(self._lines) == 1:
             self._late.set()
 
-    def _flush(self) -> None:
-        """Write what has been collected; the caller holds the lock."""
+    def _flush(self, behind: Callable[[], None] = lambda: None) -> None:
+        """Write what has been collected, and do what comes `behind`; the caller holds the lock."""
         data, self._size = b"".join(self._lines), 0
         self._lines.clear()
-        if self.error is None and data:
+        if self.error is None:
             try:
-                self._write(data)
+                if data:
+                    self._write(data)
+                behind()
             except OSError as error:
                 self.error = error
                 self.on_error()

@@ -39,6 +39,7 @@ class PickleFile:
         self.saved = 0
         self._file = -1
         self._made = False
+        self._given = opened
         if opened:
             try:
                 self._open()
@@ -62,7 +63,8 @@ class PickleFile:
 
     def _open(self) -> None:
         self._made = not os.path.lexists(self.path)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        follow = 0 if self._given else os.O_NOFOLLOW  # a link that nobody has asked for may lead anywhere
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | follow, 0o600)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,11 +7,13 @@ killed, and that is cut off when the next one begins; and of several records wit
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
+from time import monotonic
 from typing import IO, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -30,6 +32,10 @@ _START: Final = b'{"v":'
 """How the line of a record begins: a last line that begins otherwise is none that a kill has torn."""
 
 
+LOOK_EVERY: Final = 1.0
+"""How often it is looked whether the file still has its name, in seconds: editors replace what they save."""
+
+
 class BadOutput(ZtasksError):
     """The output cannot be written. The caller's fault before the run; after that, the message says what is lost."""
 
@@ -38,6 +44,7 @@ class _Seen(msgspec.Struct):
     """As much of a record as a run that goes on wants to know."""
 
     key: str
+    ok: bool = True
     status: str = ""
     source: str = ""
 
@@ -80,6 +87,8 @@ class Found:
         if key is None or seen.status not in STATUSES:
             self.strange += 1
             return
+        if seen.status == "ok" and not seen.ok:  # somebody wants it to be run again
+            seen.status = "failed"
         before = self.status(key.number)
         if before is not None:
             self.records[before] -= 1
@@ -108,6 +117,7 @@ class RecordFile:
         """Raises BadOutput. `source`: the digest of the task's source, to compare what is there with."""
         self.path = path
         self.found = Found()
+        self._look_at = 0.0
         self.cut = 0
         """How many bytes of a torn last line are cut off."""
         self._mend: Callable[[], object] | None = None
@@ -198,6 +208,8 @@ class RecordFile:
 
     def write(self, data: bytes) -> None:
         """Write whole lines; if that fails, those stay that were written whole. Raises OSError."""
+        if monotonic() >= self._look_at:
+            self.verify()
         try:
             write_all(self._file, data)
         except OSError:
@@ -209,6 +221,18 @@ class RecordFile:
             raise
         if self.regular:
             self._good += len(data)
+
+    def verify(self) -> None:
+        """Raise OSError if what has its name is another file by now: what is written here would be lost."""
+        self._look_at = monotonic() + LOOK_EVERY
+        if not self.regular:
+            return
+        try:
+            same = os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise OSError(errno.ESTALE, f"{self.path} was removed or replaced while the run was writing to it")
 
     def close(self) -> None:
         """Close it, and let others have it."""

@@ -163,6 +163,11 @@ _OWN_ARGUMENT: Final = re.compile(r"^([^(]*\()(?:\d+|Tag\([^)]*\))(?:, )?")
 """What `job.py` is given before the task's own arguments."""
 
 
+def plain_input(input_: Any) -> Any:
+    """Return an input of a record, which may still be JSON."""
+    return decode(bytes(input_)) if isinstance(input_, msgspec.Raw) else input_
+
+
 def status_of(exception: BaseException) -> str:
     """Return the status of a job that ended with this exception."""
     if isinstance(exception, CancelledError | WorkersCannotStart | HeadFailed):

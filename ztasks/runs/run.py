@@ -3,23 +3,22 @@
     inputs --feeding thread--> stream --> workers --> stream --main thread--> records --> output
 
 The feeding thread gives each input its key, passes over what the output has already, notes which input each job has,
-and makes the records of inputs that are no call. The main thread makes all others. An input that was read has exactly
-one record at the end, unless the run is killed.
+and makes the records of inputs that are no call. The main thread makes all others. Each input that has been given to
+the stream has exactly one record at the end, unless the run is killed.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from ztasks.errors import HeadFailed, WorkersCannotStart
-from ztasks.runs.encoding import Encoder, decode, type_name
+from ztasks.runs.encoding import Encoder, type_name
 from ztasks.runs.halting import FailureLimit, Halt
 from ztasks.runs.inputs import BadInput, Call, Inputs, Total, Unreadable
 from ztasks.runs.job import Tag
@@ -27,7 +26,7 @@ from ztasks.runs.keys import Keys
 from ztasks.runs.output import RecordWriter
 from ztasks.runs.pickles import PickleFile
 from ztasks.runs.progress import Activity, Pace, Reporter, status_text
-from ztasks.runs.records import FAILURES, JobError, Record, Recorder, from_outcome, from_unreadable
+from ztasks.runs.records import FAILURES, JobError, Record, Recorder, from_outcome, from_unreadable, plain_input
 from ztasks.runs.summary import RunSummary, Tally
 from ztasks.runs.text import duration_text, input_text
 from ztasks.units import reason
@@ -124,9 +123,7 @@ class Run:
             self._collect()
             self._seconds = monotonic() - self._began
         finally:
-            drained = self._draining
-            self.drain()
-            self._draining = drained
+            self._end_input()
             self._executor.shutdown(cancel_futures=True)
             feeder.join(FEEDER_SECONDS)
             self._writer.close()
@@ -176,6 +173,9 @@ class Run:
     def drain(self) -> None:
         """Start no more jobs; what runs is finished."""
         self._draining = True
+        self._end_input()
+
+    def _end_input(self) -> None:
         self._inputs.stop()
         self._stream.cancel()
         self._writer.release()
@@ -206,9 +206,10 @@ class Run:
         error = self._writer.error
         assert error is not None
         if error.errno != errno.EPIPE:
-            cure = "; make room, and go on with --resume" if self._rules.resumable else ""
+            room = "make room, and " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+            cure = f"; {room}go on with --resume" if self._rules.resumable else ""
             self.problems.append(f"writing the output failed: {error}; the records since then are lost{cure}")
-            self.stopped = self.stopped or "the output cannot be written"
+        self.stopped = self.stopped or "the output cannot be written"
         self.on_output_error()
 
     # --- the feeding thread ---
@@ -229,6 +230,7 @@ class Run:
         sent, number, found, logs = self._sent, 0, self._found, self._rules.logs
         next_key, encode = self._keys.next, self._shown.encode
         for index, entry in enumerate(self._inputs):
+            self._writer.wait()
             shown = encode(entry.input)
             key = next_key(entry.input, shown)
             if found is not None and self._is_done(found, key.number):
@@ -267,7 +269,7 @@ class Run:
 
     def _refuse(self, index: int, key: str, shown: bytes, message: str) -> None:
         """Write the record of an input that is no call. With `strict`, raises BadInput."""
-        self._finish(from_unreadable(index, key, shown, message), patient=True)
+        self._finish(from_unreadable(index, key, shown, message))
         if self._rules.strict:
             raise BadInput(f"{message}. With --strict that stops the run: nothing behind it was read.")
 
@@ -303,36 +305,46 @@ class Run:
             self.stop_early("no job can be run")
 
     def _save(self, record: Record, value: object) -> None:
-        """Save a result that JSON cannot hold; without a place for it, the run stops then."""
-        pickles, kind = self._pickles, type_name(type(value))
-        try:
-            pickles.add(record.key, value)
-        except Exception as error:  # noqa: BLE001 - pickling runs any code
+        """Save a result that JSON cannot hold; without a place that was given for it, the run stops then."""
+        kind, failed = type_name(type(value)), ""
+        for pickles in self._places():
+            try:
+                pickles.add(record.key, value)
+            except Exception as error:  # noqa: BLE001 - pickling runs any code
+                failed = failed or f"saving it in {pickles.path} failed: {reason(error)}"
+            else:
+                if pickles is not self._pickles:
+                    self._pickles.close()
+                self._pickles, record.pickle = pickles, pickles.path
+                break
+        else:
             record.ok, record.status = False, "failed"
-            record.error = JobError(
-                "ResultNotSaved",
-                f"the job ran, but JSON cannot hold its result of type {kind}, and saving it in {pickles.path} failed: "
-                f"{reason(error)}. What JSON can hold of it is in the record.",
-                None,
-            )
-            self.stop_early(f"a result could not be saved in {pickles.path}")
+            message = f"the job ran, but JSON cannot hold its result of type {kind}, and {failed}"
+            record.error = JobError("ResultNotSaved", f"{message}. What JSON can hold of it is in the record.", None)
+            self.stop_early("a result could not be saved")
             return
-        record.pickle = pickles.path
         if self._rules.pickles is None and self.stopped is None:
             resume = "--resume " if self._rules.resumable else ""
             self.problems.append(
-                f"JSON cannot hold all of the result of {input_text(_value(record.input))}, a {kind}: it is saved in "
-                f"{pickles.path}, as are those like it of the jobs that were running. Go on with {resume}--pickle "
+                f"JSON cannot hold all of the result of {input_text(plain_input(record.input))}, a {kind}: it is saved "
+                f"in {pickles.path}, as are those like it of the jobs that were running. Go on with {resume}--pickle "
                 f"{pickles.path}, or let the task return what JSON has."
             )
             self.stop_early("a result does not fit into JSON")
 
-    def _finish(self, record: Record, *, patient: bool = False) -> None:
+    def _places(self) -> Iterator[PickleFile]:
+        """Yield where a result may be saved; beside the output, another name will do if the first is taken."""
+        yield self._pickles
+        if self._rules.pickles is None and not self._pickles.saved:
+            yield from (PickleFile(f"{self._rules.unsaved}.{number}") for number in range(2, 10))
+            yield PickleFile(os.path.join(tempfile.gettempdir(), f"unsaved-{os.getpid()}.ztasks.pickle"))
+
+    def _finish(self, record: Record) -> None:
         """Count a record and write it."""
         with self._lock:
             line = self._recorder.line(record)
             self.tally.add(record)
-        self._writer.write(record.index, line, patient=patient)
+        self._writer.write(record.index, line)
         limit = self._rules.limit
         if limit is not None and not record.ok and limit.reached(self.tally.failed, self.tally.ended):
             failures = f"{self.tally.failed:,} failure{'' if self.tally.failed == 1 else 's'}"
@@ -370,7 +382,3 @@ def running_text(activity: Activity) -> str:
     if not activity.running:
         return ""
     return f"; {activity.running} running, the longest for {duration_text(activity.longest)}"
-
-
-def _value(input_: Any) -> Any:
-    return decode(bytes(input_)) if isinstance(input_, msgspec.Raw) else input_

@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ztasks.runs.encoding import decode
-from ztasks.runs.records import STATUSES, Record
+from ztasks.runs.records import STATUSES, Record, plain_input
 from ztasks.runs.text import duration_text, input_text, one_line, rate_text
 
 SLOWEST: Final = 3
@@ -122,7 +121,7 @@ class Tally:
     def slowest(self) -> list[SlowJob]:
         """Return the slowest jobs, the slowest first."""
         found = sorted(self._slowest, key=lambda entry: entry[0], reverse=True)
-        return [SlowJob(seconds, -index, _value(input_)) for seconds, index, input_ in found]
+        return [SlowJob(seconds, -index, plain_input(input_)) for seconds, index, input_ in found]
 
     def summary(
         self, seconds: float, workers: int, stopped: str | None, problems: Sequence[str], notes: Sequence[str]
@@ -161,12 +160,7 @@ class Tally:
             kind = "other types"  # a task may make a type for each failure
         self.failures[kind] = self.failures.get(kind, 0) + 1
         if kind not in self.examples:
-            self.examples[kind] = Example(_value(record.input), error.message)
-
-
-def _value(input_: Any) -> Any:
-    """Return an input of a record, which may still be JSON."""
-    return decode(bytes(input_)) if isinstance(input_, msgspec.Raw) else input_
+            self.examples[kind] = Example(plain_input(record.input), error.message)
 
 
 def _lines(summary: RunSummary) -> Iterator[str]:
