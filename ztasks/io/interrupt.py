@@ -81,4 +81,4 @@ class Interruptible:
             self._running = False
             if fields[WHY] == WHY_CANCELLED:
                 raise JobCancelled("the job was running when its caller cancelled it, and was stopped")
-            raise JobTimeout("the job ran longer than its timeout and was stopped")
+            raise JobTimeout(f"the job ran longer than its timeout of {self._timeout:g} s and was stopped")

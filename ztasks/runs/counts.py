@@ -108,27 +108,25 @@ class _Table:
 
     def find(self, number: int) -> int:
         """Return the slot of a number, which it takes if it has none."""
-        number = number or _MASK
-        numbers, mask = self.numbers, self.mask
-        at = (number >> 6) & mask
-        while found := numbers[at]:
-            if found == number:
-                return at
-            at = (at + 1) & mask
-        numbers[at] = number
-        self.used += 1
+        at = self._place_of(number)
+        if not self.numbers[at]:
+            self.numbers[at] = number or _MASK
+            self.used += 1
         return at
 
     def look(self, number: int) -> int | None:
         """Return the slot of a number, if it has one."""
+        at = self._place_of(number)
+        return at if self.numbers[at] else None
+
+    def _place_of(self, number: int) -> int:
+        """Return the slot that a number has, or may take."""
         number = number or _MASK
         numbers, mask = self.numbers, self.mask
         at = (number >> 6) & mask
-        while found := numbers[at]:
-            if found == number:
-                return at
+        while numbers[at] and numbers[at] != number:
             at = (at + 1) & mask
-        return None
+        return at
 
     def close(self) -> None:
         self.numbers.release()
