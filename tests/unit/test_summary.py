@@ -154,3 +154,8 @@ def test_inputs_are_shown_as_they_came_also_those_that_are_no_utf8() -> None:
     assert summary.slowest == [SlowJob(1.0, 0, {"path": "caf\udce9"})]
     assert summary.examples == {"OSError": Example({"path": "caf\udce9"}, "message 0")}
     assert "{'path': 'caf\\udce9'}" in str(summary)
+
+
+def test_the_example_is_of_the_first_input_whichever_ended_first() -> None:
+    tally = tally_of(*(record(index, "failed", "ValueError", input_=index) for index in (3, 1, 2)))
+    assert tally.examples["ValueError"] == Example(1, "message 1")

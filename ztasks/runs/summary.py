@@ -90,6 +90,8 @@ class Tally:
         self.failures: dict[str, int] = {}
         """Failures by the type of their exception."""
         self.examples: dict[str, Example] = {}
+        self._first: dict[str, int] = {}
+        """The index of each example's input."""
         self.busy_seconds = 0.0
         self.attempts = 0
         self._slowest: list[tuple[float, int, Any]] = []
@@ -159,7 +161,8 @@ class Tally:
         if kind not in self.failures and len(self.failures) >= 10 * MAX_TYPES:
             kind = "other types"  # a task may make a type for each failure
         self.failures[kind] = self.failures.get(kind, 0) + 1
-        if kind not in self.examples:
+        if record.index < self._first.get(kind, record.index + 1):  # of the first input, whichever ended first
+            self._first[kind] = record.index
             self.examples[kind] = Example(plain_input(record.input), error.message)
 
 
