@@ -139,7 +139,8 @@ class Stopper:
                 self.killed.set()
                 killer = threading.Thread(target=self._kill, name="ztasks-kill", daemon=True)
                 killer.start()
-                if self._force and not self._ended.wait(ABANDON_SECONDS if word == _ABANDON else KILL_SECONDS):
+                waits = word not in (_ABANDON, signal.SIGHUP)  # whether somebody is there who does
+                if self._force and not self._ended.wait(KILL_SECONDS if waits else ABANDON_SECONDS):
                     killer.join(KILL_SECONDS / 7)  # it is the main thread that is stuck: let the executor be closed
                     self._last_words()
                     os._exit(self._exit_code())
