@@ -461,7 +461,7 @@ def test_a_run_whose_terminal_is_closed(tmp_path: Path, phase: str) -> None:
     """The terminal goes away, as with a connection that breaks: all is killed and closed in order, records included."""
     with start(tmp_path, phase, terminal=True) as running:
         running.hang_up()
-        assert running.finish(10.0) == 128 + signal.SIGHUP
+        assert running.finish(5.0) == 128 + signal.SIGHUP
         assert running.directories() == []
     assert statuses(tmp_path).pop("a", None) == (None if phase == "loading" else "cancelled")
 
