@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.contestants import COMMANDS, CONTESTANTS, Entrant
+from benchmarks.contestants import COMMANDS, CONTESTANTS, FLEETS, Entrant
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,13 @@ class Measure:
     opens_itself: bool = False
     commands: bool = False
     """Whether it runs the contestants that are command lines, not libraries."""
+    hosts: bool = False
+    """Whether it runs those that can be spread over several hosts, as they are started there."""
+    only: frozenset[str] = frozenset()
+    """Set: who alone can take part."""
 
     @property
     def entrants(self) -> Mapping[str, type[Entrant]]:
         """Who can take part in it."""
-        return COMMANDS if self.commands else CONTESTANTS
+        group: Mapping[str, type[Entrant]] = COMMANDS if self.commands else FLEETS if self.hosts else CONTESTANTS
+        return {key: entrant for key, entrant in group.items() if not self.only or key in self.only}

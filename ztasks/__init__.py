@@ -15,17 +15,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ztasks.client import Client
     from ztasks.core.options import Options
     from ztasks.errors import (
+        BadJoinFile,
+        BadKeyStore,
         CallNotLoadable,
         CallNotPicklable,
+        CannotListen,
         ExecutorClosed,
         ForkedExecutor,
         HeadFailed,
+        HeadFull,
+        HeadLost,
         InvalidOption,
         JobCancelled,
+        JobExpired,
+        JobNotFound,
         JobTimeout,
+        JournalError,
         NoExecutor,
+        NotPrivate,
         PoisonJob,
         RemoteError,
         RemoteTraceback,
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
     from ztasks.future import Future
     from ztasks.io.current import CurrentJob, current_job
     from ztasks.io.looking import RunningJob
+    from ztasks.job import Job
     from ztasks.outcome import Outcome
     from ztasks.runs.batch import run_batch
     from ztasks.runs.command import CommandFailed
@@ -48,24 +59,34 @@ if TYPE_CHECKING:
     from ztasks.runs.record_file import BadOutput, read_records
     from ztasks.runs.records import Record
     from ztasks.runs.summary import RunSummary
-    from ztasks.tasks import Task, options, task
+    from ztasks.tasks import Task, options, set_default, task
     from ztasks.wire.certificate import DeathCertificate
     from ztasks.wire.verdict import Retry
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "client": ("Client",),
     "core.options": ("Options",),
     "errors": (
+        "BadJoinFile",
+        "BadKeyStore",
         "CallNotLoadable",
         "CallNotPicklable",
+        "CannotListen",
         "ExecutorClosed",
         "ForkedExecutor",
         "HeadFailed",
+        "HeadFull",
+        "HeadLost",
         "InvalidOption",
         "JobCancelled",
+        "JobExpired",
+        "JobNotFound",
         "JobTimeout",
+        "JournalError",
         "NoExecutor",
+        "NotPrivate",
         "PoisonJob",
         "RemoteError",
         "RemoteTraceback",
@@ -81,6 +102,7 @@ _HOMES = {
     "future": ("Future",),
     "io.current": ("CurrentJob", "current_job"),
     "io.looking": ("RunningJob",),
+    "job": ("Job",),
     "outcome": ("Outcome",),
     "runs.batch": ("run_batch",),
     "runs.command": ("CommandFailed",),
@@ -88,17 +110,21 @@ _HOMES = {
     "runs.record_file": ("BadOutput", "read_records"),
     "runs.records": ("Record",),
     "runs.summary": ("RunSummary",),
-    "tasks": ("Task", "options", "task"),
+    "tasks": ("Task", "options", "set_default", "task"),
     "wire.certificate": ("DeathCertificate",),
     "wire.verdict": ("Retry",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BadJoinFile",
+    "BadKeyStore",
     "BadOutput",
     "BadPickles",
     "CallNotLoadable",
     "CallNotPicklable",
+    "CannotListen",
+    "Client",
     "CommandFailed",
     "CurrentJob",
     "DeathCertificate",
@@ -107,10 +133,17 @@ __all__ = [
     "ForkedExecutor",
     "Future",
     "HeadFailed",
+    "HeadFull",
+    "HeadLost",
     "InvalidOption",
+    "Job",
     "JobCancelled",
+    "JobExpired",
+    "JobNotFound",
     "JobTimeout",
+    "JournalError",
     "NoExecutor",
+    "NotPrivate",
     "Options",
     "Outcome",
     "PoisonJob",
@@ -133,6 +166,7 @@ __all__ = [
     "read_records",
     "remote_traceback",
     "run_batch",
+    "set_default",
     "task",
 ]
 

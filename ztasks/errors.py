@@ -153,3 +153,49 @@ def remote_traceback(exception: BaseException) -> str | None:
         return exception.traceback
     cause = exception.__cause__
     return cause.text if isinstance(cause, RemoteTraceback) else None
+
+
+class BadJoinFile(ZtasksError, ValueError):
+    """The caller's fault: what was given as the head is no join file, address or text that can be used.
+
+    Nothing was started. The message never holds a key.
+    """
+
+
+class BadKeyStore(ZtasksError):
+    """A head's keys cannot be read or changed: a missing directory, a damaged file, a name that is taken or unknown."""
+
+
+class NotPrivate(ZtasksError):
+    """A file or directory with keys can be used by others, or is not this user's own. It was not used."""
+
+
+class CannotListen(ZtasksError):
+    """A head cannot listen: the port is taken, the address is not this host's, or it would be open to everybody."""
+
+
+class HeadLost(ZtasksError, RuntimeError):
+    """Nobody's fault that a client can see: its head is not there, does not answer any more, or does not take it in.
+
+    Nothing is known of a job that fails with it: it may wait, run, or have ended. With a journal it goes on as soon as
+    the head is back, and the message says how to get its result.
+    """
+
+
+class HeadFull(ZtasksError, RuntimeError):
+    """The head has no room for more: its limits of memory, disk or jobs are reached. The job was not accepted."""
+
+
+class JobNotFound(ZtasksError, LookupError):
+    """The head knows no job of this id: it never had it, or has given up what it kept of it."""
+
+
+class JobExpired(ZtasksError):
+    """The job had not begun when its `expires=` was over: it was given up, and did not run."""
+
+
+class JournalError(ZtasksError):
+    """A head's journal cannot be used: its place, its version, another head that holds it, or damage.
+
+    What is in it was not changed; the message names the cure.
+    """

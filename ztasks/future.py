@@ -8,8 +8,9 @@ result stays pickled until somebody asks.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as BaseFuture
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
@@ -29,6 +30,15 @@ T = TypeVar("T")
 _completion = threading.RLock()
 """Guards the step from "nobody watches" to "somebody watches" of every future: whoever finishes one either sees that
 it is watched, or has set its state before the watcher looks. Reentrant, since a finaliser may run inside."""
+
+
+def _after_fork() -> None:
+    """In a forked child: another thread of the parent's may have held it."""
+    global _completion
+    _completion = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _DONE = frozenset({CANCELLED_AND_NOTIFIED, FINISHED})
 
@@ -184,6 +194,12 @@ class Future(BaseFuture[T]):
         if self._state == CANCELLED_AND_NOTIFIED:
             raise CancelledError
         return self._exception
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in a coroutine: `await executor.submit(...)`."""
+        import asyncio  # late: it takes 40 ms, and who awaits has it
+
+        return asyncio.wrap_future(self).__await__()
 
     def add_done_callback(self, fn: Callable[[BaseFuture[T]], object]) -> None:
         """Call `fn(future)` when the job has ended, in the delivery thread; at once if it has ended already."""

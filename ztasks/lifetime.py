@@ -7,29 +7,30 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ztasks.intake import forked
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 
 if TYPE_CHECKING:
-    from ztasks.executor import Executor
+    from ztasks.base_executor import BaseExecutor
+    from ztasks.io.client_thread import RemoteHead
 
-executors: weakref.WeakSet[Executor] = weakref.WeakSet()
+executors: weakref.WeakSet[BaseExecutor] = weakref.WeakSet()
+"""All executors and clients."""
 deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 ending = threading.Event()
 """The interpreter is about to end: an executor that is made now would never be closed."""
 
-heads: weakref.WeakSet[Head] = weakref.WeakSet()
+heads: weakref.WeakSet[Head | RemoteHead] = weakref.WeakSet()
 """All heads that have not ended: at exit they are closed, whether or not their executor still exists. A head that runs
 is kept by its thread; one that has ended need not have been waited for."""
 
 
 def _after_fork() -> None:
-    """In a forked child: no executor of the parent's may be used, closed or waited for here."""
+    """In a forked child: no executor of the parent's may be used, closed or waited for here; a client begins anew."""
     for executor in list(executors):
-        executor._refuse = forked
+        executor._after_fork()
     for head in list(heads):
         head.after_fork()
     heads.clear()
@@ -44,9 +45,9 @@ def _at_exit() -> None:
     for executor in list(executors):
         executor._close_intake()  # else a thread that goes on submitting would keep the program from ending
     running = list(heads)
-    steps: list[Callable[[Head], None]] = [Head.post_close, lambda head: head.post_close(cancel_waiting=True)]
+    steps: list[Callable[[Any], None]] = [lambda head: head.post_close(), _interrupt, _kill]
     interrupt: KeyboardInterrupt | None = None
-    for step in (*steps[_interrupted() :], Head.post_kill):
+    for step in steps[_interrupted() :]:
         for head in running:
             step(head)
         try:
@@ -59,6 +60,21 @@ def _at_exit() -> None:
         delivery.close()
     if interrupt is not None:
         raise interrupt
+
+
+def _interrupt(head: Any) -> None:
+    """Ctrl-C: cancel what waits. A client decides for itself: with a journal its jobs may go on without it."""
+    if isinstance(head, Head):
+        head.post_close(cancel_waiting=True)
+    else:
+        head.post_leave()
+
+
+def _kill(head: Any) -> None:
+    if isinstance(head, Head):
+        head.post_kill()
+    else:
+        head.post_leave()  # again: at once
 
 
 def _interrupted() -> bool:

@@ -13,15 +13,33 @@ from ztasks.errors import InvalidOption, NoExecutor
 from ztasks.units import shown
 
 if TYPE_CHECKING:
-    from ztasks.executor import Executor
+    from ztasks.base_executor import BaseExecutor
     from ztasks.future import Future
+    from ztasks.job import Job
     from ztasks.outcome import Outcome
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-current_executor: ContextVar[Executor | None] = ContextVar("ztasks_executor", default=None)
-"""The executor of the enclosing `with`."""
+current_executor: ContextVar[BaseExecutor | None] = ContextVar("ztasks_executor", default=None)
+"""The executor or client of the enclosing `with`."""
+
+_default: BaseExecutor | None = None
+
+
+def set_default(executor: BaseExecutor | None) -> None:
+    """Make a client, or an executor, the one of all tasks that are given jobs outside of a `with`; None: there is none.
+
+    It holds in all threads, and it is the caller's to close. Raises InvalidOption.
+    """
+    global _default
+    try:
+        usable = executor is None or (callable(executor.submit) and callable(executor.outcomes))
+    except Exception:  # noqa: BLE001 - AttributeError, or whatever a broken object raises
+        usable = False
+    if not usable:
+        raise InvalidOption(f"the default must be a ztasks.Client or a ztasks.Executor, not {shown(executor)}")
+    _default = executor
 
 
 class Task(Generic[P, R]):
@@ -82,8 +100,18 @@ class Task(Generic[P, R]):
         return Task(self.ztasks_function, self.ztasks_options.replaced(changes))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Submit a job to the executor of the enclosing `with`. Raises NoExecutor outside of one."""
-        return self._executor().submit(self, *args, **kwargs)
+        """Submit a job to the executor or client of the enclosing `with`, or the default. Raises NoExecutor."""
+        return self._executor().submit(self, *args, **kwargs)  # type: ignore[return-value]
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Send a job with the client of the enclosing `with`, or the default; see `Client.send`. Raises NoExecutor."""
+        send: Callable[..., Job] | None = getattr(self._executor(), "send", None)
+        if send is None:
+            raise NoExecutor(
+                f"{self!r} cannot be sent with an Executor: its jobs end with this program. Nothing was lost: use "
+                "submit, or a ztasks.Client, whose head keeps what is sent."
+            )
+        return send(self, *args, **kwargs)
 
     def map(self, *iterables: Iterable[Any], **how: Any) -> Iterator[R]:
         """Like `Executor.map`, with the executor of the enclosing `with`."""
@@ -97,12 +125,15 @@ class Task(Generic[P, R]):
         """Like `Executor.outcomes`, with the executor of the enclosing `with`."""
         return self._executor().outcomes(self, *iterables, **how)
 
-    def _executor(self) -> Executor:
+    def _executor(self) -> BaseExecutor:
         executor = current_executor.get()
+        if executor is None:
+            executor = _default
         if executor is None:
             raise NoExecutor(
                 f"{self!r} was given a job outside a `with Executor() as executor:` block (a thread has a context of "
-                "its own). Nothing was lost: use executor.submit(task, ...) or put the call into such a block."
+                "its own), and there is no default. Nothing was lost: use executor.submit(task, ...), put the call "
+                "into such a block, or call ztasks.set_default(client) once."
             )
         return executor
 
@@ -127,10 +158,17 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return lambda function: Task(function, checked)
 
 
-def options(function: Callable[P, R], /, **changes: Any) -> Task[P, R]:
-    """Return a task of any callable with these options (a task keeps its other ones). Raises InvalidOption."""
+def options(function: Callable[P, R] | str, /, **changes: Any) -> Task[P, R]:
+    """Return a task of any callable with these options (a task keeps its other ones). Raises InvalidOption.
+
+    function: may also be the name of one, `"package.module.function"`: it is imported where it runs.
+    """
     if isinstance(function, Task):
         return function.options(**changes)
+    if isinstance(function, str):
+        from ztasks.wire.by_name import ByName  # late: few programs need it
+
+        return Task(ByName(function), DEFAULTS.replaced(changes))
     return Task(function, DEFAULTS.replaced(changes))
 
 

@@ -296,8 +296,8 @@ def seeds() -> list[list[bytes]]:
 
     batch = Batch(
         cut=0, position=0, count=5, key=b"k" * 16, ships=True, forget=(b"a",), shape="call", form="each", skip=0,
-        sizes=each.sizes, buffers=None, map_number=0, indices=[1, 2, 3, 4, 5], attempts=1, max_attempts=[2] * 5,
-        timeout=1.5, grace=5.0, detail=True, payload=each.data,
+        sizes=each.sizes, buffers=None, map_number=0, prefix="", indices=[1, 2, 3, 4, 5], attempts=1,
+        max_attempts=[2] * 5, timeout=1.5, grace=5.0, detail=True, payload=each.data,
     )  # fmt: skip
     return [
         [encode(report(JOBS, 5, each))],

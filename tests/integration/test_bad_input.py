@@ -78,6 +78,7 @@ SIZES = {"0", "1", "2**31", "a digit", "a size", "a broken int"}
 FLAGS = {"True", "False"}
 CALLABLES = {"a class", "an exception type", "a lambda"}
 WORDS = {"a word", "a digit", "a duration", "a size", "nul", "a long string", "a long digit", "no text"}
+NAMES = {"a word", "a digit", "a duration", "a size", "a broken string"}
 WAITS = {
     "None", "0", "1", "-1", "2**31", "2**63", "10**100", "-10**100", "10**5000", "1.5", "-1.5", "inf", "-inf", "1e308",
     "-1e308", "a decimal", "a fraction", "a digit", "a duration", "a broken int",
@@ -97,6 +98,11 @@ OPTIONS: dict[str, set[str]] = {
     "at_most_once": FLAGS,
     "cpus": WHOLE,
     "memory": SIZES | {"None"},
+    "queue": NAMES,
+    "tags": NAMES | {"an empty list", "an empty tuple"},
+    "resources": {"an empty tuple", "an empty dict", "a dict"},
+    "priority": {"0", "1", "-1", "a broken int"},
+    "expires": DURATIONS - {"0"} | {"None"},
 }
 
 EXECUTOR: dict[str, set[str]] = {
@@ -172,8 +178,16 @@ def test_an_option_that_does_not_exist() -> None:
 @pytest.mark.parametrize("make", [ztasks.task, ztasks.options, ztasks.Task], ids=["task", "options", "Task"])
 def test_what_is_made_a_task(odd: Oddities, make: Any) -> None:
     accepted = CALLABLES | ({"None"} if make is ztasks.task else set())
+    if make is ztasks.options:  # it takes names as well
+        names = {what: value for what, value in odd.items() if isinstance(value, str)}
+        check(names, make, set(), "a task is sent by a name such as")
+        odd = {what: value for what, value in odd.items() if what not in names}
     check(odd, make, accepted, "a task needs a callable")
     check(odd, ztasks.task(), CALLABLES, "a task needs a callable")
+
+
+def test_the_default(odd: Oddities) -> None:
+    check(odd, ztasks.set_default, {"None"}, "the default must be")
 
 
 def test_options_of_a_task_as_an_object(odd: Oddities) -> None:
@@ -618,7 +632,7 @@ def test_remote_traceback(odd: Oddities) -> None:
 
 def test_a_task_outside_of_an_executor(odd: Oddities) -> None:
     task = ztasks.task(jobs.echo)
-    for call in (task.submit, task.map, task.map_unordered, task.outcomes):
+    for call in (task.submit, task.send, task.map, task.map_unordered, task.outcomes):
         check(odd, call, set(), "outside a `with")
 
 
@@ -693,8 +707,8 @@ def test_a_file_that_is_none(tmp_path: Path, read: Callable[[Any], Iterator[Any]
 RECORDS = {"CurrentJob", "DeathCertificate", "Outcome", "Record", "RunSummary", "RunningJob"}
 """They hold what ztasks found out; nobody else makes them, and they do nothing."""
 
-ELSEWHERE = {"run_batch"}
-"""Tried in a file of its own, which sees to it that all is: test_run_batch.py."""
+ELSEWHERE = {"run_batch", "Client", "Job"}
+"""Tried in files of their own, which see to it that all is: test_run_batch.py, test_client_bad_input.py."""
 
 NOT_FOR_CALLERS = {
     "Future.__init__": "made by submit",
@@ -721,7 +735,8 @@ TRIED = (
     | {"Task.__init__(function)", "Task.__init__(options)", "Task.options(changes)", "task(function)", "task(options)"}
     | {"options(function)", "options(changes)", "remote_traceback(exception)", "Retry.__init__(after)"}
     | {"read_records(path)", "read_pickles(path)"}
-    | {"Retry.__init__(message)", "Task.submit(args)", "Task.submit(kwargs)"}
+    | {"Retry.__init__(message)", "Task.submit(args)", "Task.submit(kwargs)", "Task.send(args)", "Task.send(kwargs)"}
+    | {"set_default(executor)"}
     | {f"Task.{how}({name})" for how in ("map", "map_unordered", "outcomes") for name in ("iterables", "how")}
 )
 
@@ -732,6 +747,7 @@ def parameters(name: str, function: Any) -> set[str]:
 
 def public_parameters() -> set[str]:
     """All parameters of all public functions, constructors and methods."""
+    from ztasks.base_executor import BaseExecutor
     from ztasks.stream import Stream
 
     found = parameters("Stream.feed", Stream.feed) | parameters("Stream.cancel", Stream.cancel)
@@ -740,13 +756,14 @@ def public_parameters() -> set[str]:
         if not isinstance(value, type):
             found |= parameters(name, value) if name not in ELSEWHERE else set()
             continue
-        if name in RECORDS:
+        if name in RECORDS | ELSEWHERE:
             continue
         if "__init__" in vars(value) or name == "Options":
             found |= parameters(f"{name}.__init__", value)
-        for method in vars(value):
-            if not method.startswith("_") and inspect.isfunction(vars(value)[method]):
-                found |= parameters(f"{name}.{method}", vars(value)[method])
+        methods = {**(vars(BaseExecutor) if name == "Executor" else {}), **vars(value)}
+        for method, function in methods.items():
+            if not method.startswith("_") and inspect.isfunction(function):
+                found |= parameters(f"{name}.{method}", function)
     return found
 
 

@@ -26,6 +26,8 @@ def blocks() -> list[object]:
         pattern = r"^```python\n(.*?)^```\n((?:\n(?:    [^\n]+\n)+)?)"
         matches = re.findall(pattern, (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
         for number, (code, behind) in enumerate(matches, 1):
+            if "ztasks.Client(" in code:
+                continue  # it needs a head: tests/hosts/test_readme.py has one
             shown = textwrap.dedent(behind).lstrip()
             if not shown:
                 shown = "".join(f"{line}\n" for line in re.findall(r"print\(.*\) +# (.+)$", code, re.MULTILINE))

@@ -701,6 +701,7 @@ BAD: dict[str, list[Any]] = {
     "initargs": [5, "abc", None, {"a": 1}],
     "strict": [1, "yes", None],
     "progress": [1, "yes", None],
+    "head": [5, True, b"@x", "", "@missing.join", "@script", "{}", "192.0.2.1:7070"],
     "options": [5, "retries=1", ["retries"], {1: 2}, {"nonsense": 1}, {"retries": -1}, {"timeout": "soon"}, 0],
     "preload": [5, "json", [5]],
     "max_tasks_per_child": [0, -1, "5", True],
@@ -725,6 +726,8 @@ def test_wrong_arguments_are_refused_and_leave_nothing(tasks: ModuleType, folder
             arguments: dict[str, Any] = {"task": tasks.odd, "inputs": [1], "output": output, "workers": 1, **mode}
             if name == "initargs":
                 arguments["initializer"] = tasks.configure
+            if name == "head":
+                del arguments["workers"]
             arguments[name] = value
             with pytest.raises(ZtasksError) as caught:
                 run_batch(arguments.pop("task"), arguments.pop("inputs"), **arguments)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PROMISED = {
     *("Executor", "Future", "Options", "Outcome", "Task", "CurrentJob", "DeathCertificate", "Retry", "RunningJob"),
     *("current_job", "options", "remote_traceback", "task"),
+    *("Client", "Job", "set_default"),
     *("BadOutput", "BadPickles", "CommandFailed", "Record", "RunSummary", "read_pickles", "read_records", "run_batch"),
 }
 
@@ -69,6 +70,8 @@ def test_importing_a_module_hides_no_export(module: str) -> None:
         ("import ztasks; ztasks.task(len)", ["zmq", "cloudpickle", "rich", "click"]),
         ("import ztasks; ztasks.current_job()", ["zmq", "cloudpickle", "rich", "click"]),
         ("import ztasks; ztasks.Executor", ["cloudpickle", "rich", "click"]),
+        ("import ztasks; ztasks.Client; ztasks.Job", ["zmq", "cloudpickle", "rich", "click", "sqlite3"]),
+        ("import ztasks; ztasks.Client('127.0.0.1:7070')", ["zmq", "cloudpickle", "rich", "click", "asyncio"]),
         ("import ztasks; ztasks.run_batch", ["cloudpickle", "rich", "click"]),
         ("import ztasks; ztasks.read_records", ["zmq", "cloudpickle", "rich", "click"]),
     ],

@@ -17,7 +17,7 @@ FILE = re.compile(r"`(?:ztasks/)?((?:\w+/)*\w+\.py)[`:]")
 
 ELSEWHERE = {
     "Back through 2 and 3": ("io/head.py", "core/ventilator.py"),
-    "What is different for `map`": ("executor.py",),
+    "What is different for `map`": ("base_executor.py",),
 }
 """The files whose functions the other sections name without their file."""
 

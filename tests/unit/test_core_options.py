@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztasks.core.options import CRASH_RETRIES, DEFAULTS, NAMES, Options, count, retry_delay
+from ztasks.core.options import (
+    CRASH_RETRIES,
+    DEFAULTS,
+    LONGEST_NAME,
+    MAX_NAMES,
+    NAMES,
+    Options,
+    count,
+    retry_delay,
+)
 from ztasks.errors import InvalidOption, JobTimeout
+from ztasks.wire.link_codec import check_names
 from ztasks.wire.verdict import EVERYTHING, Retry, Verdict
 
 
@@ -51,6 +61,20 @@ from ztasks.wire.verdict import EVERYTHING, Retry, Verdict
         ("memory", 0, 0),
         ("memory", "8GiB", 8 * 2**30),
         ("memory", 1e9, 10**9),
+        ("queue", "gpu", "gpu"),
+        ("queue", "q" * 128, "q" * 128),
+        ("tags", (), ()),
+        ("tags", "big", ("big",)),
+        ("tags", ["ssd", "big", "ssd"], ("big", "ssd")),
+        ("tags", {"big"}, ("big",)),
+        ("resources", {}, ()),
+        ("resources", {"gpu": 1, "fpga": 0, "disk": 5}, (("disk", 5), ("gpu", 1))),
+        ("resources", (("gpu", 1),), (("gpu", 1),)),
+        ("priority", 0, 0),
+        ("priority", -5, -5),
+        ("priority", 2**31 - 1, 2**31 - 1),
+        ("expires", None, None),
+        ("expires", "2h", 7200.0),
     ],
 )
 def test_accepted(name: str, value: Any, kept: Any) -> None:
@@ -77,6 +101,14 @@ def test_accepted(name: str, value: Any, kept: Any) -> None:
         ("at_most_once", 1), ("at_most_once", None), ("at_most_once", "yes"), ("at_most_once", 0),
         ("cpus", 0), ("cpus", -1), ("cpus", 1.5), ("cpus", True), ("cpus", None), ("cpus", "4"), ("cpus", 2**31),
         ("memory", -1), ("memory", "much"), ("memory", True), ("memory", 0.5), ("memory", math.inf),
+        ("queue", ""), ("queue", None), ("queue", "a,b"), ("queue", "a b"), ("queue", "q" * 129), ("queue", "a\nb"),
+        ("tags", None), ("tags", 3), ("tags", b"big"), ("tags", [1]), ("tags", [""]), ("tags", {"big": 1}),
+        ("tags", ["a=b"]), ("tags", [str(number) for number in range(65)]), ("tags", [["big"]]),
+        ("resources", None), ("resources", "gpu"), ("resources", ["gpu"]), ("resources", {"": 1}),
+        ("resources", {"cpus": 2}), ("resources", {"memory": 1}), ("resources", {"a b": 1}), ("resources", {3: 1}),
+        ("resources", {str(number): 1 for number in range(65)}),
+        ("priority", None), ("priority", True), ("priority", 1.0), ("priority", "high"), ("priority", 2**31),
+        ("expires", 0), ("expires", -1), ("expires", "0s"), ("expires", True),
     ],
 )  # fmt: skip
 def test_refused(name: str, value: Any) -> None:
@@ -145,6 +177,25 @@ def test_options_made_by_hand_are_checked_and_converted_too() -> None:
 def test_what_may_be_retried_is_told_by_a_verdict() -> None:
     assert DEFAULTS.verdict == EVERYTHING
     assert Options(retry_on=OSError, no_retry_on=TimeoutError).verdict == Verdict((OSError,), (TimeoutError,))
+
+
+@pytest.mark.parametrize("amount", [-1, 0.5, True, "1", None])
+def test_a_resource_s_amount_is_a_whole_number(amount: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"^resources\['gpu'\] must be a whole number"):
+        DEFAULTS.replaced({"resources": {"gpu": amount}})
+
+
+def test_what_options_allow_the_wire_allows() -> None:
+    names = tuple(str(number).rjust(LONGEST_NAME, "x") for number in range(MAX_NAMES))
+    assert DEFAULTS.replaced({"tags": names, "resources": dict.fromkeys(names, 1)}).tags == tuple(sorted(names))
+    check_names(names, "tags")
+
+
+def test_options_with_resources_can_be_compared_and_copied() -> None:
+    one, other = Options(resources={"gpu": 1, "disk": 2}), Options(resources={"disk": 2, "gpu": 1})  # type: ignore[arg-type]
+    assert one == other
+    assert len({one, other}) == 1
+    assert one.replaced({"resources": one.resources, "tags": one.tags}) == one
 
 
 class Unreadable(list[type[BaseException]]):

@@ -34,7 +34,7 @@ FAILURE = Failure(1, "raised", "ValueError", "no", "Traceback: äöü\n", b"\x80
 
 BATCH = Batch(
     cut=3, position=70, count=3, key=b"k" * 16, ships=True, forget=(b"a", b"b"), shape="star", form="each", skip=0,
-    sizes=[1, 0, 5], buffers=[0, 2, 0], map_number=4, indices=100, attempts=1, max_attempts=3, timeout=2.5,
+    sizes=[1, 0, 5], buffers=[0, 2, 0], map_number=4, prefix="", indices=100, attempts=1, max_attempts=3, timeout=2.5,
     grace=5.0, detail=True, payload=b"sixsix",
 )  # fmt: skip
 

@@ -12,10 +12,23 @@ import click
 from ztasks import __version__
 
 COMMANDS: Final = {
-    "doctor": ("ztasks.cli.doctor", "Check that ztasks can work here, and say what to do if not."),
-    "run": ("ztasks.cli.run", "Run a task on each input, in parallel; one JSON record per job."),
+    "cancel": ("ztasks.cli.jobs:cancel", "Cancel jobs of a head."),
+    "dev": ("ztasks.cli.dev:command", "Run a head and its workers in one terminal; code is reloaded when it changes."),
+    "doctor": ("ztasks.cli.doctor:command", "Check that ztasks can work here, and say what to do if not."),
+    "head": ("ztasks.cli.head:command", "Run a head: clients send it jobs, workers on other hosts do them."),
+    "jobs": ("ztasks.cli.jobs:jobs", "Show the jobs of a head."),
+    "keys": ("ztasks.cli.keys:command", "Show and change which keys a head lets in."),
+    "result": ("ztasks.cli.result:command", "Show the result of a job."),
+    "retry": ("ztasks.cli.jobs:retry", "Run failed jobs of a head again."),
+    "run": ("ztasks.cli.run:command", "Run a task on each input, in parallel; one JSON record per job."),
+    "send": ("ztasks.cli.send:command", "Send a job to a head, by the name of its task."),
+    "status": ("ztasks.cli.status:command", "Show how a head is, and how many jobs it has."),
+    "stop": ("ztasks.cli.stop:command", "End a head and its workers."),
+    "why": ("ztasks.cli.jobs:why", "Say what a job waits for, or how it has ended."),
+    "worker": ("ztasks.cli.worker:command", "Work for a head on this host."),
+    "workers": ("ztasks.cli.workers:command", "Show who works for a head."),
 }
-"""Name, module, and the line that `ztasks --help` shows: it must not cost the import of every command."""
+"""Where each is (`module:attribute`), and the line that `ztasks --help` shows: it must not cost the import of all."""
 
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells have it."""
@@ -32,7 +45,8 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
     def resolve_command(

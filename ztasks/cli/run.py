@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztasks.cli.grouped import GroupedCommand
+from ztasks.cli.run_head import place_options, task_options
 from ztasks.cli.run_inputs import check_expanded, check_output, open_inputs
 from ztasks.cli.run_options import EPILOG, with_options
-from ztasks.cli.run_workers import gpu_number, workers_for
 from ztasks.errors import InvalidOption, ZtasksError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def command(target: str | None, args: tuple[str, ...], **options: Any) -> int:
     if asked.program is not None and target is not None:
         args, target = (target, *args), None
     with _refusals():
-        workers = workers_for(asked.workers, asked.cpus_per_job, asked.memory_per_job, asked.gpus)
+        how = place_options(asked)
     with ended_by_signal() as ending, ExitStack() as stack:
         stdout = stack.enter_context(_own_stdout())
         with _refusals():
@@ -94,7 +94,7 @@ def command(target: str | None, args: tuple[str, ...], **options: Any) -> int:
             file = stack.enter_context(open_file(output, work.source))
         if asked.dry_run:
             return _dry_run(work, inputs, output, file, rules, stdout)
-        return _run(work, inputs, output, file, rules, stdout, workers, asked)
+        return _run(work, inputs, output, file, rules, stdout, how, asked)
     return ending.exit_code
 
 
@@ -121,10 +121,10 @@ def _load(target: str | None, asked: Any) -> Work:
     from ztasks.runs.batch import Work
     from ztasks.runs.target import load
 
-    changes = {name: getattr(asked, name) for name in ("retries", "timeout") if getattr(asked, name) is not None}
+    changes, ship = task_options(asked), asked.head is not None
     constants, steps = _constants(asked.constants), []
     if asked.init is not None:
-        steps = [load(asked.init).step()]
+        steps = [load(asked.init, ship=ship).step()]
     if asked.program is not None:
         from ztasks.runs.command import parse_command
 
@@ -135,11 +135,19 @@ def _load(target: str | None, asked: Any) -> Work:
         raise click.UsageError("no TARGET: give file.py:task, module:task, or --command")
     if asked.shell:
         raise click.UsageError("--shell is for --command")
-    loaded = load(target)
+    loaded = load(target, ship=ship)
     before = [loaded.in_workers] if loaded.in_workers else []
     steps = [*before, *steps]
-    unpack = not asked.no_unpack
-    return Work(loaded.function, loaded.name, loaded.source, tuple(steps), changes, constants, unpack=unpack)
+    return Work(
+        loaded.function,
+        loaded.name,
+        loaded.source,
+        tuple(steps),
+        changes,
+        constants,
+        unpack=not asked.no_unpack,
+        shipped=loaded.shipped,
+    )
 
 
 def _constants(texts: Sequence[str]) -> dict[str, Any]:
@@ -161,7 +169,8 @@ def _inputs(args: tuple[str, ...], work: Work, asked: Any) -> Inputs:
 
 
 def _output(asked: Any, stdout: int | None) -> Output:
-    from ztasks.runs.batch import Output, check_pickles, mode_of
+    from ztasks.runs.batch import Output
+    from ztasks.runs.checks import check_pickles, mode_of
     from ztasks.runs.output import write_all
     from ztasks.runs.record_file import BadOutput
 
@@ -215,7 +224,7 @@ def _run(
     file: RecordFile | None,
     rules: Rules,
     stdout: int | None,
-    workers: int,
+    how: dict[str, Any],
     asked: Any,
 ) -> int:
     """Start the workers, run the batch, say how it went; return the exit code."""
@@ -228,15 +237,14 @@ def _run(
     reporter = Reporter(display)
     if output.path is None and display.is_bar and stdout is not None and os.isatty(stdout):
         output = output._replace(write=reporter.print)  # the bar is on the same terminal: records go above it
-    how = {"max_workers": workers, "gpus": None if asked.gpus is None else gpu_number(asked.gpus)}
     found = found_in(file, output)
     try:
         for note in () if asked.quiet else opening_notes(file, found, skip_failed=rules.skip_failed):
             reporter.say(note)
         with ExitStack() as stack:
             with _refusals():
-                opened = open_run(work, inputs, output, file, rules, reporter=reporter, executor_options=how)
-                run = stack.enter_context(opened)
+                more = {"reporter": reporter, "executor_options": how, "head": asked.head}
+                run = stack.enter_context(open_run(work, inputs, output, file, rules, **more))
             stopper = Stopper(
                 lambda: _drain(run, stopper, reporter),
                 run.kill,

@@ -19,6 +19,7 @@ Examples:
   ztasks run shop.py:charge --csv orders.csv --set currency=EUR --retries 3 -k
   ztasks run sweep.py:train --from sweep.py:cases --timeout 2h --max-failures 5%
   ztasks run --command 'ffmpeg -i {} {stem}.mp4' --glob '*.mov' -o done.jsonl
+  ztasks run app.py:task --jsonl in.jsonl -o out.jsonl --head @client.join
   ztasks run stats.py                                     (lists its tasks)
 
 \b
@@ -164,6 +165,13 @@ OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
         help="Each job takes so much memory, such as 2GiB: run fewer at a time.",
     ),
     _workers("gpus", "--gpus", metavar="auto|N", help="Each worker sees one of all GPUs, or of N."),
+    _workers(
+        "head",
+        "--head",
+        callback=named,
+        metavar="@FILE",
+        help="Use the workers of a head instead of this host's: its client.join. A FILE.PY is sent along.",
+    ),
     _workers(
         "init",
         "--init",

@@ -5,6 +5,7 @@ The same names serve `@task(...)`, `.options(...)` and the command line.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +47,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How many workers' share of the processors a job takes: so many fewer jobs run beside it."""
     memory: int | None = None
     """How many bytes a job takes: only as many jobs run at a time as fit into the executor's `memory`."""
+    queue: str = "default"
+    """Across hosts: which queue its jobs go into; a worker takes from those that it names with `-Q`."""
+    tags: tuple[str, ...] = ()
+    """Across hosts: what a worker must have been started with (`--tag`), all of them."""
+    resources: tuple[tuple[str, int], ...] = ()
+    """Across hosts: how much a job takes of what hosts have, besides cpus and memory. Given as a dict, `{"gpu": 1}`."""
+    priority: int = 0
+    """Across hosts: jobs of a higher one go first."""
+    expires: float | None = None
+    """Across hosts: a job that has not begun when this is over is given up with JobExpired; None: it waits for ever."""
 
     @property
     def crashes_allowed(self) -> int:
@@ -87,6 +98,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 MAX_COUNT: Final = 2**31 - 1
 """The largest number that any option takes."""
 
+LONGEST_NAME: Final = 128
+"""The most characters of a queue, a tag or a resource."""
+
+MAX_NAMES: Final = 64
+"""The most tags or resources. As in `wire/link.py`, which few programs need and which takes 2 ms to import."""
+
 NAMES: Final = frozenset(Options.__struct_fields__)
 
 
@@ -112,13 +129,15 @@ def _checked(name: str, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InvalidOption(f"jitter must be a share from 0 to 1, not {shown(value)}")
         return float(value)
-    if name == "timeout":
+    if name in ("timeout", "expires"):
         if value is None:
             return None
         seconds = parse_duration(value, name)
         if seconds <= 0:
-            raise InvalidOption(f"timeout must be more than 0, not {shown(value)}; None means no timeout")
+            raise InvalidOption(f"{name} must be more than 0, not {shown(value)}; None means never")
         return seconds
+    if name in _ROUTING:
+        return _ROUTING[name](value)
     return parse_duration(value, name)
 
 
@@ -140,6 +159,66 @@ def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
         raise InvalidOption(f"{name} must be an exception type or a tuple of them, not {shown(value)}")
     return types
+
+
+def name_of(value: object, what: str) -> str:
+    """Check the name of a queue, a tag or a resource; raises InvalidOption."""
+    name = str.__str__(value) if isinstance(value, str) else ""
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or set(name) & _PARTS:
+        raise InvalidOption(
+            f"{what} must be a name of at most {LONGEST_NAME} characters without spaces, commas and '=', not "
+            f"{shown(value)}"
+        )
+    return name
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    """Check one tag, or a collection of such; sorted."""
+    if not isinstance(value, str | tuple | list | set | frozenset):
+        raise InvalidOption(f"tags must be a name or a list of names, not {shown(value)}")
+    try:
+        names = (value,) if isinstance(value, str) else tuple(value)
+    except Exception as error:
+        raise InvalidOption(f"tags must be a list of names; reading it raised {reason(error)}") from error
+    if len(names) > MAX_NAMES:
+        raise InvalidOption(f"tags must be at most {MAX_NAMES}, not {len(names)}")
+    return tuple(sorted({name_of(name, "tags") for name in names}))
+
+
+def _resources(value: Any) -> tuple[tuple[str, int], ...]:
+    """Check amounts of named resources; sorted, and without those of 0."""
+    try:
+        amounts = dict(value) if isinstance(value, Mapping | tuple) else None
+    except Exception:  # noqa: BLE001 - reading it runs any code
+        amounts = None
+    if amounts is None:
+        raise InvalidOption(
+            f'resources must be a dict of names and whole numbers, such as {{"gpu": 1}}, not {shown(value)}'
+        )
+    for name in amounts:
+        if name_of(name, "resources") in ("cpus", "memory"):
+            raise InvalidOption(f"resources must be others than {name}: that is an option of its own, {name}=")
+    if len(amounts) > MAX_NAMES:
+        raise InvalidOption(f"resources must be at most {MAX_NAMES}, not {len(amounts)}")
+    checked = ((str.__str__(name), count(amount, f"resources[{name!r}]")) for name, amount in amounts.items())
+    return tuple(sorted(pair for pair in checked if pair[1]))
+
+
+def _priority(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -MAX_COUNT <= int.__index__(value) <= MAX_COUNT:
+        raise InvalidOption(f"priority must be a whole number from -{MAX_COUNT} to {MAX_COUNT}, not {shown(value)}")
+    return int.__index__(value)
+
+
+_PARTS: Final = frozenset(" ,=")
+"""What separates names on the command line."""
+
+_ROUTING: Final[dict[str, Any]] = {
+    "queue": lambda value: name_of(value, "queue"),
+    "tags": _tags,
+    "resources": _resources,
+    "priority": _priority,
+}
 
 
 def count(value: object, what: str, least: int = 0) -> int:

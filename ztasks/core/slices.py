@@ -71,6 +71,7 @@ class TaskBooks:
         "detail",
         "map_number",
         "options",
+        "prefix",
         "queue",
         "queued",
         "run_time",
@@ -88,6 +89,7 @@ class TaskBooks:
         map_number: int = 0,
         detail: bool = False,
         run_time: RunTime | None = None,
+        prefix: str = "",
     ) -> None:
         self.callable = shipped
         self.options = options
@@ -97,6 +99,8 @@ class TaskBooks:
         """0 for submitted jobs; each map has books of its own under its number."""
         self.detail = detail
         self.run_time = run_time if run_time is not None else RunTime()
+        self.prefix = prefix
+        """On a foreman: the session, which the ids of its jobs begin with."""
         self.queue: deque[Slice] = deque()
         self.queued = 0
         """Items in the queue (cancelled ones may be among them until they come up)."""
@@ -159,6 +163,8 @@ class Slice:
     @property
     def id(self) -> str:
         """The name of its first job within the executor, as `current_job().id` has it."""
+        if self.task.prefix:
+            return f"{self.task.prefix}-{self.first}"
         return f"{self.task.map_number}.{self.first}" if self.task.map_number else str(self.first)
 
     def may_retry(self, failure: Failure) -> bool:

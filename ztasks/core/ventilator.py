@@ -26,14 +26,14 @@ from ztasks.wire.messages import Failure, Results
 class Ventilator:
     """The books on all queued and all assigned work."""
 
-    def __init__(self, chance: Callable[[], float], room: Room) -> None:
-        """`chance` gives numbers from 0 to 1, for the jitter of retries."""
+    def __init__(self, chance: Callable[[], float], room: Room, *, counts: bool = True) -> None:
+        """`chance`: numbers from 0 to 1, for jitter. `counts`: it tries again what fails; a foreman's does not."""
         self.lanes: dict[int, Lane] = {}
         self.pending = 0
         """Items that have not ended yet."""
         self.timed: dict[int, Lane] = {}
         """The lanes that may hold jobs with a timeout; whoever keeps time takes out those that do not."""
-        self._chance = chance
+        self._chance, self._counts = chance, counts
         self._round: deque[TaskBooks] = deque()
         """The tasks that have queued work, in turn."""
         self._open: OrderedDict[int, Lane] = OrderedDict()
@@ -158,11 +158,11 @@ class Ventilator:
         self, culprit: Slice, death: DeathCertificate, finished: list[Finished], now: float, *, late: bool
     ) -> bool:
         """Charge a job with the death of its worker; False: it shall be queued again at once."""
-        earlier = culprit.history
-        culprit.history = (*earlier, death)
-        if late:  # it had to be killed, since it did not heed its timeout: that is a failure, not a crash
-            failure: Failure = timeout(culprit)
-            if culprit.may_retry(failure):
+        culprit.history = (*culprit.history, death)
+        if not self._counts:
+            failure: Failure = timeout(culprit) if late else lost(culprit)
+        elif late:  # it had to be killed, since it did not heed its timeout: that is a failure, not a crash
+            if culprit.may_retry(failure := timeout(culprit)):
                 self._delay(culprit, failure, now)
                 return True
         elif culprit.task.options.at_most_once:
@@ -259,7 +259,7 @@ class Ventilator:
             if job.stopping:
                 finished.withheld.add(at)
                 self._stopped(job)
-            elif job.may_retry(failure):
+            elif self._counts and job.may_retry(failure):
                 job.history = (*job.history, f"{failure.type_name}: {failure.message}")
                 self._delay(job, failure, now)
                 finished.withheld.add(at)

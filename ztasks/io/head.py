@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ztasks.core.endings import no_memory
 from ztasks.core.lane import Send
@@ -39,14 +39,7 @@ from ztasks.io.sink import Sink
 from ztasks.io.spare import Spare
 from ztasks.io.timekeeper import Timekeeper
 from ztasks.io.watch import Watch
-from ztasks.wire.messages import (
-    Control,
-    Leave,
-    encode,
-)
-
-if TYPE_CHECKING:
-    pass
+from ztasks.wire.messages import Control, Leave, encode
 
 STOP_EVERY: Final = 0.025
 """How often control repeats itself while workers leave."""
@@ -71,6 +64,7 @@ class Head:
         *,
         output: Callable[[bytes], None] | None = None,
         on_end: Callable[[], object] = lambda: None,
+        counts: bool = True,  # whether it tries again what fails; a foreman's does not
     ) -> None:
         self.thread = threading.Thread(target=self._run, name="ztasks-head", daemon=False)
         self._rundir = RunDir()
@@ -87,7 +81,7 @@ class Head:
         self._output = output
         self._environment = dict(os.environ)
         self._on_end = on_end
-        self._ventilator = Ventilator(_chance, Room(limits.workers, limits.memory))
+        self._ventilator = Ventilator(_chance, Room(limits.workers, limits.memory), counts=counts)
         self._broken: BaseException | None = None
         self._closing = False
         self._stop_since: float | None = None
@@ -229,7 +223,7 @@ class Head:
 
     def _wants_replacement(self) -> bool:
         """Tell whether a worker that has gone shall have a successor."""
-        leaving = self._stop_since is not None or (self._closing and self._ventilator.pending == 0)
+        leaving = self._stop_since is not None or (self._closing and not self._ventilator.pending)
         return not leaving and self._broken is None
 
     # --- the inbox ---
@@ -273,6 +267,12 @@ class Head:
             self._timekeeper.recall(lane, monotonic())
             self._end_stopped()
 
+    def stop_begun(self, wanted: Callable[[Slice], bool]) -> None:
+        """Head's thread: stop what workers run, where it is a batch of its own; short items of a map go on."""
+        for batch in [batch for lane in self._ventilator.lanes.values() for batch in lane.batches]:
+            for job in [job for job in batch.slices if job.count == 1 and wanted(job)]:
+                self.stop_job(job)
+
     def _end_stopped(self) -> None:
         """Tell the owners of jobs that were stopped."""
         if self._ventilator.stopped:
@@ -287,20 +287,19 @@ class Head:
 
     def cancel_owner(self, owner: object) -> None:
         """Head's thread: cancel what waits of one map."""
-        self._cancel_unbegun(lambda slice_: slice_.owner is owner)
+        self.cancel_unbegun(lambda slice_: slice_.owner is owner)
 
-    def _cancel_unbegun(self, wanted: Callable[[Slice], bool]) -> None:
-        """Cancel what has not begun, also what workers have been given and have not claimed."""
-        now = monotonic()
+    def cancel_unbegun(self, wanted: Callable[[Slice], bool]) -> None:
+        """Head's thread: cancel what has not begun, also what workers have been given and have not claimed."""
         for lane in self._ventilator.lanes.values():
             if any(wanted(slice_) for batch in lane.batches for slice_ in batch.slices):
-                self._timekeeper.recall(lane, now)
+                self._timekeeper.recall(lane, monotonic())
         cancel(self._ventilator.cancel_waiting(wanted))
 
     def _close_intake(self, cancel_waiting: bool) -> None:
         self._closing = True
         if cancel_waiting:
-            self._cancel_unbegun(lambda slice_: True)
+            self.cancel_unbegun(lambda slice_: True)
 
     def _kill_all(self) -> None:
         self._closing = True
@@ -379,6 +378,10 @@ class Head:
         """Fail what waits and what is assigned: the head itself has failed."""
         self._fail_waiting(error)
         fail([slice_ for lane in self._ventilator.lanes.values() for slice_ in lane.held()], error)
+
+    def why_ended(self) -> BaseException | None:
+        """Return why the thread has ended by itself, or None."""
+        return self._broken
 
     def refuse_late(self) -> None:
         """Fail what was posted too late; called at the end, and by whoever posts after it."""

@@ -52,6 +52,7 @@ class LaneSocket:
             items.sizes,
             items.buffer_counts,
             task.map_number,
+            task.prefix,
             first.first if task.map_number else [slice_.first for slice_ in slices],
             _of_each(slices, lambda slice_: slice_.attempt),
             _of_each(slices, lambda slice_: options.retries + 1 + slice_.crashes),

@@ -115,7 +115,7 @@ class Runner:
             return lambda position, count: self._fail_all(failure, position, count)
         function: Callable[..., Any] = found
         self._verdict = self._verdicts.get(batch.key, EVERYTHING)
-        if batch.timeout is not None or not batch.map_number:
+        if batch.timeout is not None or not batch.map_number or (batch.prefix and batch.count == 1):
             self._interruptible.prepare(batch.timeout, batch.grace)
             calls = items.values() if items.form == "list" else items.pickles()
             return lambda position, count: self._run_interruptible(function, batch, islice(calls, count), position)
@@ -265,6 +265,8 @@ class Runner:
         number = indices + offset if isinstance(indices, int) else indices[offset]
         attempt = attempts if isinstance(attempts, int) else attempts[offset]
         name = f"{batch.map_number}.{number}" if batch.map_number else str(number)
+        if batch.prefix:
+            name = f"{batch.prefix}-{number}"
         deadline = None if batch.timeout is None else self._cell.fields[STARTED] / 1e9 + batch.timeout
         max_attempts = limits if isinstance(limits, int) else limits[offset]
         return CurrentJob(name, attempt, max_attempts, deadline)

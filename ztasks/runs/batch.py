@@ -18,14 +18,15 @@ from ztasks.errors import InvalidOption, ZtasksError
 from ztasks.executor import Executor
 from ztasks.intake import check_callable
 from ztasks.runs.binding import Binder
+from ztasks.runs.checks import check_together, mode_of, names_of, path_of, rules_of
 from ztasks.runs.command import Command
 from ztasks.runs.encoding import Encoder
-from ztasks.runs.halting import parse_limit
 from ztasks.runs.inputs import Cases, Inputs, Unreadable
 from ztasks.runs.interrupt import Stopper
-from ztasks.runs.job import RunCommand, RunJob, Step, prepare
+from ztasks.runs.job import ElsewhereJob, RunCommand, RunJob, Step
 from ztasks.runs.keys import Keys, carried_by
 from ztasks.runs.output import RecordWriter
+from ztasks.runs.place import open_place
 from ztasks.runs.progress import Reporter, make_display
 from ztasks.runs.record_file import Found, Mode, RecordFile
 from ztasks.runs.records import FAILURES, Recorder
@@ -55,6 +56,8 @@ class Work(NamedTuple):
     """What else tells its keys from those of tasks with this name."""
     unpack: bool = True
     """Whether inputs are taken apart into arguments; else each is the one argument."""
+    shipped: Any = None
+    """What workers of a head are sent in the place of the function; None: itself, or its name if they import it."""
 
     def binder(self) -> Binder:
         """Return what binds inputs to the task; raises InvalidOption."""
@@ -65,14 +68,15 @@ class Work(NamedTuple):
         carried = self.carried if self.unpack else self.carried + b"whole"
         return Keys(self.name, self.binder().constants, carried)  # as converted: --set n=5 is n=5
 
-    def task(self, logs: str | None) -> Task[Any, Any]:
-        """Return what the workers are sent; raises InvalidOption."""
+    def task(self, logs: str | None, *, elsewhere: bool = False) -> Task[Any, Any]:
+        """Return what the workers are sent; `elsewhere`: those of a head. Raises InvalidOption."""
         function, options = self.function, options_of(self.function)
         changes = {"name": options.name or self.name, **self.changes}
         kind = RunCommand if isinstance(function, Command) else RunJob
-        shipped = getattr(function, "ztasks_shipped", function)
+        shipped = self.shipped if elsewhere and self.shipped else getattr(function, "ztasks_shipped", function)
         logs = None if logs is None else os.path.abspath(logs)  # a job may go to another directory
-        return Task(kind(shipped, logs, frozenset(self.constants)), options.replaced(changes))
+        job = kind(shipped, logs, frozenset(self.constants))
+        return Task(ElsewhereJob(job, self.steps) if elsewhere else job, options.replaced(changes))
 
 
 def _anything(*args: Any, **kwargs: Any) -> None:
@@ -132,27 +136,23 @@ def open_run(
     *,
     reporter: Reporter | None,
     executor_options: Mapping[str, Any],
+    head: str | None = None,
 ) -> Iterator[Run]:
-    """Start the workers. Raises InvalidOption, BadOutput, BadPickles, WorkersCannotStart; on leaving, all is closed."""
+    """Start the workers, or find those of a head; on leaving, all is closed.
+
+    Raises InvalidOption, BadOutput, BadPickles, WorkersCannotStart, BadJoinFile, HeadLost.
+    """
     if file is not None and file.regular:
         rules = rules._replace(unsaved=file.path + UNSAVED, resumable=True)
-    task = work.task(rules.logs)
     with ExitStack() as stack:
-        executor = stack.enter_context(
-            Executor(
-                initializer=prepare,
-                initargs=(work.steps, rules.logs is None),
-                output=None if reporter is None else reporter.print,
-                **executor_options,
-            )
-        )
-        stream = executor.stream(task)  # also if records are ordered: a job that takes long holds up no other
+        printed = None if reporter is None else reporter.print
+        place, stream = stack.enter_context(open_place(work, rules.logs, head, printed, executor_options))
         write = output.write or (_nowhere if file is None else file.write)
         finish = _nothing if file is None else file.verify
         writer = RecordWriter(write, ordered=output.ordered, finish=finish)
         stack.callback(writer.close)
         run = Run(
-            executor,
+            place,
             stream,
             inputs,
             writer,
@@ -231,6 +231,7 @@ def run_batch(
     strict: bool = False,
     progress: bool = False,
     options: Mapping[str, Any] | None = None,
+    head: str | None = None,
     **executor_options: Any,
 ) -> RunSummary:
     """Run a task on each input and write a record per job, as `ztasks run` does; return how it went.
@@ -241,41 +242,46 @@ def run_batch(
     resume: go on with what is in the file: inputs whose last record is ok are skipped, with skip_failed also those that
         have failed. append, overwrite: add to a file that holds something, or empty it.
     constants: arguments of every call, where its input does not give them. limit: read no more inputs.
-    ordered: write records in the order of the inputs.
+    ordered: in the order of the inputs. pickle: the file for results that JSON cannot hold; else the first stops it.
     max_failures: stop after so many failures, or "5%" of the jobs; halt: "soon" finishes what runs, "now" kills it.
-    pickle: the file for results that JSON cannot hold; without it the first one stops the run.
     logs_dir: a directory for what each job writes. strict: an input that cannot be understood stops the run.
     progress: show a bar, or lines now and then, on stderr. options: the task's options, as of `ztasks.options`.
-    workers, initializer, initargs and further ones: as Executor has them.
+    head: have a head's workers run the jobs, as Client names it: "@client.join". workers, initializer, initargs and
+        further ones: as Executor has them; with head, of these only the initializer.
 
-    Raises nothing for jobs that fail; InvalidOption, BadOutput, BadPickles and what Executor raises, before anything is
-    run. A KeyboardInterrupt in the main thread lets what runs finish (a second one kills it), and is raised at the end.
+    Raises nothing for jobs that fail; InvalidOption, BadOutput, BadPickles, what Executor or Client raise, before any
+    runs. A KeyboardInterrupt in the main thread lets what runs finish (a second one kills it); it is raised at the end.
     """
-    _check_names(executor_options)
-    work = _work(task, initializer, initargs, _names(options, "options"), _names(constants, "constants"))
-    rules = _rules(max_failures, halt, strict, skip_failed, logs_dir, pickle)
+    how = _checked({"max_workers": workers, **executor_options})
+    work = _work(task, initializer, initargs, names_of(options, "options"), names_of(constants, "constants"), unpack)
+    rules = rules_of(max_failures, halt, strict, skip_failed, logs_dir, pickle)
     where = _output(output, mode_of(resume=resume, append=append, overwrite=overwrite), ordered)
-    work = work._replace(unpack=parse_flag(unpack, "unpack"))
     bound = Inputs([Cases(inputs, unpack=unpack)], work.binder(), None if limit is None else count(limit, "limit"))
-    return _run(work, bound, where, rules, progress, {"max_workers": workers, **executor_options})
+    return _run(work, bound, where, rules, progress, how, _head(head))
 
 
 def _output(path: Any, mode: Mode, ordered: Any) -> Output:
     """Return where records go; raises InvalidOption."""
-    return Output(_path(path, "output"), mode, ordered=parse_flag(ordered, "ordered"))
+    return Output(path_of(path, "output"), mode, ordered=parse_flag(ordered, "ordered"))
 
 
 def _run(
-    work: Work, inputs: Inputs, output: Output, rules: Rules, progress: bool, how: Mapping[str, Any]
+    work: Work,
+    inputs: Inputs,
+    output: Output,
+    rules: Rules,
+    progress: bool,
+    how: Mapping[str, Any],
+    head: str | None,
 ) -> RunSummary:
-    _check_together(output, rules)
+    check_together(output, rules)
     with ExitStack() as stack:
         wanted = parse_flag(progress, "progress")
         reporter = stack.enter_context(closing(Reporter(make_display(bar=True)))) if wanted else None
         file = stack.enter_context(open_file(output, work.source))
         found = found_in(file, output)
         notes = list(opening_notes(file, found, skip_failed=rules.skip_failed))
-        with open_run(work, inputs, output, file, rules, reporter=reporter, executor_options=how) as run:
+        with open_run(work, inputs, output, file, rules, reporter=reporter, executor_options=how, head=head) as run:
             if reporter is not None:
                 reporter.watch(run.look)
             in_main = threading.current_thread() is threading.main_thread()
@@ -294,67 +300,14 @@ def _nothing() -> None:
     """There are no last words."""
 
 
-def mode_of(*, resume: bool, append: bool, overwrite: bool) -> Mode:
-    """Return how the output is opened; raises InvalidOption if it is said in two ways."""
-    wanted = {"resume": resume, "append": append, "overwrite": overwrite}
-    chosen = [name for name, value in wanted.items() if parse_flag(value, name)]
-    if len(chosen) > 1:
-        raise InvalidOption(f"{' and '.join(chosen)} exclude each other: give one of them")
-    return chosen[0] if chosen else "new"  # type: ignore[return-value]
+def _head(head: Any) -> str | None:
+    """Check how a head is named; raises InvalidOption."""
+    if head is not None and not isinstance(head, str):
+        raise InvalidOption(f'head must be text, such as "@client.join", not {shown(head)}')
+    return head
 
 
-def _rules(max_failures: Any, halt: Any, strict: Any, skip_failed: Any, logs_dir: Any, pickle: Any) -> Rules:
-    """Return the rules of a run; raises InvalidOption."""
-    if halt not in ("soon", "now"):
-        raise InvalidOption(f"halt must be 'soon' or 'now', not {shown(halt)}")
-    return Rules(
-        parse_limit(max_failures, "max_failures"),
-        halt,
-        parse_flag(strict, "strict"),
-        skip_failed=parse_flag(skip_failed, "skip_failed"),
-        logs=_path(logs_dir, "logs_dir"),
-        pickles=_path(pickle, "pickle"),
-    )
-
-
-def _path(value: Any, what: str) -> str | None:
-    """Return a path as text; raises InvalidOption."""
-    if value is None:
-        return None
-    try:
-        path = os.fsdecode(value)
-    except Exception as error:
-        raise InvalidOption(f"{what} must be a path, not {shown(value)}") from error
-    if not path or "\0" in path:
-        raise InvalidOption(f"{what} must be a path, not {shown(value)}")
-    return path
-
-
-def _names(value: Any, what: str) -> dict[str, Any]:
-    """Return a mapping of names; raises InvalidOption."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise InvalidOption(f"{what} must be a dict with names as keys, not {shown(value)}")
-    return dict(value)
-
-
-def _check_together(output: Output, rules: Rules) -> None:
-    """Refuse what needs something else; raises InvalidOption."""
-    if output.path is None and output.mode != "new":
-        raise InvalidOption(f"{output.mode}=True needs the file: give output")
-    if rules.skip_failed and output.mode != "resume":
-        raise InvalidOption("skip_failed=True is for resume=True")
-    check_pickles(output.path, rules.pickles)
-
-
-def check_pickles(output: str | None, pickles: str | None) -> None:
-    """Refuse one file for both; raises InvalidOption."""
-    if output is not None and pickles is not None and os.path.realpath(output) == os.path.realpath(pickles):
-        raise InvalidOption(f"{output} cannot hold both records and pickled results: give another name for these")
-
-
-def _check_names(how: Mapping[str, Any]) -> None:
+def _checked(how: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse arguments that an executor does not have; raises InvalidOption."""
     unknown = how.keys() - inspect.signature(Executor).parameters.keys()
     if unknown:
@@ -362,6 +315,7 @@ def _check_names(how: Mapping[str, Any]) -> None:
             f"run_batch has no argument {', '.join(sorted(unknown))}. The options of the task go into options, as in "
             "options={'retries': 3}."
         )
+    return how
 
 
 def _work(
@@ -370,6 +324,7 @@ def _work(
     initargs: tuple[Any, ...],
     changes: Mapping[str, Any],
     constants: Mapping[str, Any],
+    unpack: Any = True,
 ) -> Work:
     check_callable(task, "task")
     steps: tuple[Step, ...] = ()
@@ -381,7 +336,8 @@ def _work(
     inner = innermost(task)
     name = f"{_module_of(inner)}:{describe(inner)}"
     carried = carried_by(getattr(task, "ztasks_function", task))
-    return Work(task, name, source_digest(task), steps, dict(changes), constants, carried)
+    unpack = parse_flag(unpack, "unpack")
+    return Work(task, name, source_digest(task), steps, dict(changes), constants, carried, unpack)
 
 
 def _module_of(function: Any) -> str:

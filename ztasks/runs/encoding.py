@@ -18,6 +18,8 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from ztasks.runs import shipping
+
 MAX_REPR: Final = 1000
 MAX_DEPTH: Final = 100
 """Deeper values are cut with a marker; they may contain themselves."""
@@ -200,7 +202,7 @@ def _has_non_finite(value: Any, depth: int) -> bool:
 
 def type_name(kind: type) -> str:
     """Return a type's name as users import it."""
-    module = kind.__module__
+    module = shipping.short_name(kind.__module__) or kind.__module__
     for public in ("ztasks", "concurrent.futures", "pathlib"):  # from 3.13 on, a path is of pathlib._local
         if module.startswith(f"{public}."):
             module = public

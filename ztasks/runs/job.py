@@ -71,6 +71,23 @@ class RunCommand(RunJob):
         return self._function(index + 1, args, kwargs)
 
 
+class ElsewhereJob:
+    """The same for workers of a head, which serve others too: nothing of theirs is changed, and no label is written."""
+
+    def __init__(self, job: RunJob, steps: Sequence[Step]) -> None:
+        """`steps`: what each worker does before its first job of the run."""
+        self._job = job
+        self._steps = list(steps)
+
+    def __call__(self, index: int, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the job."""
+        while self._steps:
+            function, arguments = self._steps[0]
+            function(*arguments)  # if it raises, this job fails, and the next one tries it again
+            del self._steps[0]
+        return self._job._call(index, args, kwargs)
+
+
 _running: Final[list[Any]] = []
 """Arguments of the job that is running, or ran last, and which of them are constants."""
 

@@ -43,8 +43,11 @@ class Activity(NamedTuple):
 
     running: int
     workers: int
-    longest: float
-    """For how many seconds the longest running job has been running, about."""
+    longest: float | None
+    """For how many seconds the longest running job has been running, about; None: nobody knows, and no more than so
+    many are running."""
+    fleet: str = ""
+    """How the workers of a head are; empty: they are this host's own."""
 
 
 class Pace:
@@ -84,7 +87,7 @@ def status_text(tally: Tally, total: Total | None, rate: float | None, activity:
         parts.append(rate_text(rate))
         if total is not None and total.number > done:
             parts.append(f"ETA {about}{duration_text((total.number - done) / rate)}")
-    parts.append(f"{activity.running}/{activity.workers} workers busy")
+    parts.append(activity.fleet or f"{activity.running}/{activity.workers} workers busy")
     return ", ".join(parts)
 
 

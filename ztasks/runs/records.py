@@ -32,6 +32,7 @@ from msgspec import UNSET, UnsetType
 
 from ztasks.errors import (
     HeadFailed,
+    HeadLost,
     JobTimeout,
     PoisonJob,
     RemoteError,
@@ -170,11 +171,18 @@ def plain_input(input_: Any) -> Any:
 
 def status_of(exception: BaseException) -> str:
     """Return the status of a job that ended with this exception."""
-    if isinstance(exception, CancelledError | WorkersCannotStart | HeadFailed):
+    if isinstance(exception, CancelledError) or none_can_run(exception):
         return "cancelled"
     if isinstance(exception, WorkerLost):  # without a certificate it was ended by `kill`
         return "lost" if exception.certificates or isinstance(exception, PoisonJob) else "cancelled"
     return "timeout" if isinstance(exception, JobTimeout) else "failed"
+
+
+def none_can_run(exception: BaseException) -> bool:
+    """Tell whether a job has no outcome because there is nobody to run any."""
+    if isinstance(exception, HeadLost):
+        return remote_traceback(exception) is None  # else a job has raised it that is a client of a head itself
+    return isinstance(exception, WorkersCannotStart | HeadFailed)
 
 
 def describe(exception: BaseException) -> JobError:

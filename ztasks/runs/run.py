@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ztasks.errors import HeadFailed, WorkersCannotStart
 from ztasks.runs.encoding import Encoder, type_name
 from ztasks.runs.halting import FailureLimit, Halt
 from ztasks.runs.inputs import BadInput, Call, Inputs, Total, Unreadable
@@ -26,14 +25,23 @@ from ztasks.runs.keys import Keys
 from ztasks.runs.output import RecordWriter
 from ztasks.runs.pickles import PickleFile
 from ztasks.runs.progress import Activity, Pace, Reporter, status_text
-from ztasks.runs.records import FAILURES, JobError, Record, Recorder, from_outcome, from_unreadable, plain_input
+from ztasks.runs.records import (
+    FAILURES,
+    JobError,
+    Record,
+    Recorder,
+    from_outcome,
+    from_unreadable,
+    none_can_run,
+    plain_input,
+)
 from ztasks.runs.summary import RunSummary, Tally
 from ztasks.runs.text import duration_text, input_text
 from ztasks.units import reason
 
 if TYPE_CHECKING:
-    from ztasks.executor import Executor
     from ztasks.outcome import Outcome
+    from ztasks.runs.place import Place
     from ztasks.runs.record_file import Found
     from ztasks.stream import Stream
 
@@ -70,7 +78,7 @@ class Run:
 
     def __init__(
         self,
-        executor: Executor,
+        place: Place,
         stream: Stream,
         inputs: Inputs,
         writer: RecordWriter,
@@ -90,7 +98,7 @@ class Run:
         """Inputs that were skipped although their results are from another version of the task's source."""
         self.killed = threading.Event()
         self.on_output_error: Callable[[], None] = self._kill_aside
-        self._executor = executor
+        self._place = place
         self._inputs = inputs
         self._stream = stream
         self._writer = writer
@@ -124,7 +132,7 @@ class Run:
             self._seconds = monotonic() - self._began
         finally:
             self._end_input()
-            self._executor.shutdown(cancel_futures=True)
+            self._place.close()
             feeder.join(FEEDER_SECONDS)
             self._writer.close()
             self._pickles.close()
@@ -138,9 +146,7 @@ class Run:
 
     def summary(self) -> RunSummary:
         """Return what it has come to by now."""
-        return self.tally.summary(
-            self._seconds, self._executor.max_workers, self.stopped, self.problems, list(self._notes())
-        )
+        return self.tally.summary(self._seconds, self._place.workers, self.stopped, self.problems, list(self._notes()))
 
     @property
     def unread(self) -> str:
@@ -165,8 +171,7 @@ class Run:
 
     def activity(self) -> Activity:
         """Return how many workers run a job, of how many, and for how long the longest has been running."""
-        running = self._executor.running()
-        return Activity(len(running), self._executor.max_workers, max((job.seconds for job in running), default=0.0))
+        return self._place.activity(len(self._sent))
 
     # --- stopping: any thread ---
 
@@ -184,7 +189,7 @@ class Run:
         """Kill what runs as well."""
         self.killed.set()
         self.drain()  # first: the stream then ends, instead of raising that it was cut off
-        self._executor.kill()
+        self._place.kill()
 
     def _kill_aside(self) -> None:
         threading.Thread(target=self.kill, name="ztasks-kill", daemon=True).start()
@@ -300,7 +305,7 @@ class Run:
         if not whole:
             self._save(record, outcome.value)
         self._finish(record)
-        if type(exception) in (WorkersCannotStart, HeadFailed) and not self.problems:
+        if exception is not None and none_can_run(exception) and not self.problems and not self.killed.is_set():
             self.problems.append(str(exception))
             self.stop_early("no job can be run")
 
@@ -381,4 +386,6 @@ def running_text(activity: Activity) -> str:
     """Return what runs, for whoever asks to stop: `; 7 running, the longest for 12 min`."""
     if not activity.running:
         return ""
+    if activity.longest is None:
+        return f"; up to {activity.running} running"
     return f"; {activity.running} running, the longest for {duration_text(activity.longest)}"

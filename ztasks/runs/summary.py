@@ -181,7 +181,7 @@ def _lines(summary: RunSummary) -> Iterator[str]:
 def _figures(summary: RunSummary, seconds: float, workers: int) -> Iterator[str]:
     ended = summary.jobs - summary.statuses["cancelled"]
     rate = f", {rate_text(ended / seconds)}" if seconds > 0 and ended else ""
-    useful = min(1.0, summary.busy_seconds / (seconds * workers)) if seconds > 0 else 0.0
+    useful = min(1.0, summary.busy_seconds / (seconds * workers)) if seconds > 0 and workers else 0.0
     crew = f"{workers} worker{'' if workers == 1 else 's'}"
     yield f"  {duration_text(seconds)} wall time{rate}; {crew}, {useful:.0%} of their time in jobs"
     shown = sorted(summary.failures.items(), key=lambda item: -item[1])

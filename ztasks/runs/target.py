@@ -4,7 +4,8 @@ Workers import a function by the name of its module, with this process's `sys.pa
 anyway. A file is loaded under its own name (`stats.py` as `stats`) with its directory first in `sys.path`, as
 `python stats.py` would do: then the workers find it too. Where that name would find something else (a file called
 `json.py`, or one whose name is no identifier), it gets a name of its own, and every worker loads the file under that
-name before its first job; its directory then goes last, so that it does not hide the other module.
+name before its first job; its directory then goes last, so that it does not hide the other module. For workers on
+other hosts, which may not have the file, shipping.py loads it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from ztasks.errors import ZtasksError
+from ztasks.runs import shipping
+from ztasks.runs.shipping import ShippedFunction
 
 MAX_LISTED: Final = 40
 
@@ -46,21 +49,29 @@ class Target(NamedTuple):
     """What each worker must call before its first job, so that it finds the function."""
     source: str | None = None
     """A digest of the file that it is from; None if there is none."""
+    shipped: ShippedFunction | None = None
+    """What workers of other hosts are sent in its place; None: they import it."""
 
     def step(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
         """Return what a worker does to call it before its first job."""
+        if self.shipped is not None:
+            return self.shipped, ()
         if self.in_workers is None:
             return self.function, ()
         return call_again, (*self.in_workers[1], self.name.rpartition(":")[2])
 
 
-def load(text: str) -> Target:
-    """Load a target. Changes `sys.path`; raises BadTarget, or whatever is no Exception (KeyboardInterrupt)."""
-    place, name, module, in_workers = _open(text)
+def load(text: str, *, ship: bool = False) -> Target:
+    """Load a target. Changes `sys.path`; raises BadTarget, or whatever is no Exception (KeyboardInterrupt).
+
+    ship: workers on other hosts shall be able to run it, which do not have its file.
+    """
+    place, name, module, in_workers = _open(text, ship=ship)
     if not name:
         raise BadTarget(f"{text!r} names no task: write {place}:TASK. {_what_is_there(module)}")
     function = _check_callable(_find(module, name, place), f"{place}:{name}", module)
-    return Target(function, f"{_short_name(module)}:{name}", in_workers, source_digest(function))
+    full_name = f"{_short_name(module)}:{name}"
+    return Target(function, full_name, in_workers, source_digest(function), shipping.shipped(module, name))
 
 
 def load_value(text: str) -> Any:
@@ -115,13 +126,13 @@ def innermost(function: Any) -> Any:
 Loader = tuple[Callable[..., object], tuple[Any, ...]]
 
 
-def _open(text: str) -> tuple[str, str, ModuleType, Loader | None]:
+def _open(text: str, *, ship: bool = False) -> tuple[str, str, ModuleType, Loader | None]:
     """Load the module of a target; return its place, the name behind it, and what workers must call for it."""
     place, colon, name = text.rpartition(":")
     if not colon or not place:
         place, name = text.rstrip(":"), ""
     if _is_file(place):
-        return place, name, *_load_file(place)
+        return place, name, *_load_file(place, ship=ship)
     return place, name, _load_module(place), None
 
 
@@ -144,12 +155,16 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or os.sep in place or os.path.isfile(place)
 
 
-def _load_file(place: str) -> tuple[ModuleType, Loader | None]:
+def _load_file(place: str, *, ship: bool = False) -> tuple[ModuleType, Loader | None]:
     path = os.path.realpath(place)
     if not os.path.isfile(path):
         kind = "is a directory" if os.path.isdir(path) else "does not exist"
         raise BadTarget(f"the file {place} {kind}.{_close(place, _files_beside(path))}")
     directory, name = os.path.dirname(path), Path(path).stem
+    if ship or shipping.knows(path):
+        if directory not in sys.path:
+            sys.path.insert(len(sys.path) * (name in sys.stdlib_module_names), directory)  # it must not hide json
+        return _run_module_code(lambda: shipping.load_file(path), place), None
     if (there := _loaded(path, name)) is not None:  # --from and --init often name the target's own file
         return there, None
     if (there := _loaded(path, own_name := _own_name(path))) is not None:
@@ -265,7 +280,7 @@ def _user_traceback(error: BaseException) -> str:
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
         if (
-            name != __name__
+            name not in (__name__, shipping.__name__)
             and not name.startswith("importlib")
             and "importlib" not in trace.tb_frame.f_code.co_filename
         ):
@@ -304,6 +319,8 @@ def _check_callable(found: Any, target: str, module: ModuleType) -> Callable[...
 def _short_name(module: ModuleType) -> str:
     """Return the module's name as the user wrote it: without what `_own_name` added."""
     path = getattr(module, "__file__", None)
+    if (shipped := shipping.short_name(module.__name__)) is not None:
+        return shipped
     if path is not None and module.__name__ == _own_name(path):
         return Path(path).stem
     return module.__name__

@@ -84,6 +84,8 @@ class Batch(Struct, tag="batch", frozen=True):
     """How many out-of-band buffer frames each item has; None when there are none at all."""
     map_number: int
     """0 for submitted jobs, else the number of the map: with `indices` it gives the jobs their ids."""
+    prefix: str
+    """With a foreman: the session; then `indices` are the numbers that go with it."""
     indices: list[int] | int
     """The job numbers of submitted jobs, or the index of the first item of a slice."""
     attempts: list[int] | int

@@ -1,0 +1,352 @@
+"""A client's books: which of its work has been given a number, what its head has accepted, and what has not ended.
+
+What it must hold: numbers are given in the order of sending; what the head may have accepted is submitted again only
+under the same number and within the same bounds, so that it is not accepted twice; what the head says that it has lost
+is submitted anew, under another number; and each item's owner learns of exactly one end.
+
+    add() -> waiting --next_lot()--> [numbered] --on_accepted()--> [accepted] --on_outcome()--> its owner
+                ^                      |  |
+                |   join(): again <----+  +---- on_refused()
+                +--- lost by the head
+
+Used by the client's thread only. The owner of a job is a future, or a `Sending` (see `ztasks/client.py`); that of a
+slice is a map.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ztasks.core.slices import Slice, State
+from ztasks.io.client_errors import refusal
+from ztasks.io.client_lots import LOT_BYTES, Lot, Run, lot_of
+from ztasks.wire.link import Range, Refused, Resume
+from ztasks.wire.messages import MAX_ITEMS
+from ztasks.wire.payload import Items
+
+
+class ClientBooks:
+    """The books on all work of one session."""
+
+    def __init__(self, session: int) -> None:
+        self.session = session
+        self.accepted = 0
+        """All numbers up to this one have been accepted or refused."""
+        self.waiting: deque[Slice] = deque()
+        """What has no number yet, or is to be given another one."""
+        self.jobs: dict[int, Slice] = {}
+        """Jobs by their numbers, in the order of these."""
+        self._next = 1
+        """The number that is given next."""
+        self._runs: dict[int, Run] = {}
+        self._firsts: list[int] = []
+        """The first numbers of all runs, sorted."""
+        self._sent: deque[tuple[int, int]] = deque()
+        """First and last number of each lot that is not accepted yet."""
+        self._again: deque[tuple[int, int]] = deque()
+        """Those of them that must be sent again."""
+        self._unsure: deque[tuple[int, Any]] = deque()
+        """Owners that wait until their number is accepted."""
+        self._unwanted: dict[int, bool] = {}
+        """First numbers of what shall be cancelled, and whether also if it is running."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is outstanding."""
+        waiting = self.waiting
+        while waiting and waiting[0].state is State.CANCELLED:
+            waiting.popleft()
+        return not (self.jobs or self._runs or waiting)
+
+    # --- out ---
+
+    def add(self, slice_: Slice) -> None:
+        """Take in work."""
+        self.waiting.append(slice_)
+
+    def next_lot(self) -> Lot | None:
+        """Return what is to be submitted next, with its numbers; None if there is nothing."""
+        while self._again:
+            first, last = self._again.popleft()
+            lot = self._lot_again(first, last)
+            if lot is not None:
+                if lot.last < last:
+                    self._again.appendleft((lot.last + 1, last))
+                return lot
+        slice_ = self._next_waiting(None)
+        if slice_ is None:
+            return None
+        lot = self._number_run(slice_) if slice_.task.map_number else self._number_jobs(slice_)
+        self._sent.append((lot.first, lot.last))
+        return lot
+
+    def _next_waiting(self, like: Slice | None) -> Slice | None:
+        """Take the next that waits and has not been cancelled; or None if it is not `like` another job."""
+        waiting = self.waiting
+        while waiting:
+            slice_ = waiting[0]
+            if like is not None and (
+                slice_.task is not like.task or slice_.owner.detached is not like.owner.detached
+            ):  # a map has a task of its own
+                return None
+            waiting.popleft()
+            if _have(slice_):
+                slice_.state = State.ASSIGNED
+                return slice_
+        return None
+
+    def _number_run(self, slice_: Slice) -> Lot:
+        items = slice_.payload
+        assert isinstance(items, Items)
+        first = self._next
+        self._next += slice_.count
+        self._runs[first] = Run(first, slice_)
+        self._firsts.append(first)
+        return Lot(slice_.task, first, items, slice_.first, whole=True, detached=False)
+
+    def _number_jobs(self, like: Slice) -> Lot:
+        """Number a job, and the ones like it that wait directly behind it."""
+        jobs, unsure = self.jobs, self._unsure
+        found: list[Slice] = []
+        size, slice_ = 0, like
+        while True:
+            number = self._next
+            self._next = number + 1
+            slice_.first = slice_.owner.number = number
+            jobs[number] = slice_
+            if slice_.owner.unsure:
+                unsure.append((number, slice_.owner))
+            found.append(slice_)
+            size += slice_.nbytes
+            if size >= LOT_BYTES or len(found) == MAX_ITEMS or (following := self._next_waiting(like)) is None:
+                break
+            slice_ = following
+        return lot_of(found)
+
+    def _lot_again(self, first: int, last: int) -> Lot | None:
+        """Make a lot of what has not ended of one that was sent before, up to the first gap."""
+        run = self._runs.get(first)
+        if run is not None:
+            slice_ = run.slice
+            assert isinstance(slice_.payload, Items)
+            return Lot(slice_.task, first, slice_.payload, slice_.first, whole=True, detached=False)
+        found: list[Slice] = []
+        for number in range(first, last + 1):
+            job = self.jobs.get(number)
+            if job is not None:
+                found.append(job)
+            elif found:
+                break
+        return lot_of(found) if found else None
+
+    # --- a new link ---
+
+    def join(self, *, cancel_on_exit: bool) -> Resume:
+        """There is a new link: return what it begins with; what is not known to be accepted is submitted again."""
+        self._again = deque(self._sent)
+        outstanding = [range_ for range_ in self.ranges() if range_[0] <= self.accepted]
+        return Resume(outstanding, self.accepted, cancel_on_exit)
+
+    def ranges(self) -> list[Range]:
+        """Return the numbers of all that has not ended, as ranges that end where acceptance does."""
+        numbers = [(number, 1) for number in self.jobs]
+        for first in self._firsts:
+            run = self._runs[first]
+            numbers += [(first + start, stop - start) for start, stop in run.open()]
+        if self._firsts:
+            numbers.sort()
+        found: list[Range] = []
+        for first, count in numbers:
+            if found and sum(found[-1]) == first and first != self.accepted + 1:
+                found[-1] = (found[-1][0], found[-1][1] + count)
+            else:
+                found.append((first, count))
+        return found
+
+    def unwanted(self) -> tuple[list[Range], list[Range]]:
+        """Return what shall be cancelled: if it has not begun, and also if it has."""
+        found: tuple[list[Range], list[Range]] = [], []
+        for first, running in self._unwanted.items():
+            run = self._runs.get(first)
+            if run is not None:
+                found[running].extend((first + start, stop - start) for start, stop in run.open())
+            elif first in self.jobs:
+                found[running].append((first, 1))
+        return found
+
+    # --- acceptance ---
+
+    def on_accepted(self, upto: int) -> None:
+        """All numbers up to this one are accepted or refused."""
+        self.accepted = max(self.accepted, upto)
+        while self._sent and self._sent[0][1] <= upto:
+            self._sent.popleft()
+        while self._again and self._again[0][1] <= upto:
+            self._again.popleft()
+        unsure = self._unsure
+        while unsure and unsure[0][0] <= upto:
+            number, owner = unsure.popleft()
+            if owner.detached:  # its outcome is not for us
+                self.pop_job(number)
+            owner.accept()
+
+    def on_refused(self, refused: Refused) -> None:
+        """The head has not taken these items in, or has lost them."""
+        for first, count in refused.ranges:
+            for number in _within(self.jobs, first, count):
+                job = self.pop_job(number)
+                assert job is not None
+                self._refuse_job(job, refused)
+            for run in self._runs_within(first, count):
+                self._refuse_run(run, first, count, refused)
+
+    def _refuse_job(self, job: Slice, refused: Refused) -> None:
+        if refused.code == "unknown" and not job.task.options.at_most_once:
+            job.state = State.ASSIGNED  # nobody can cancel it without this thread
+            self.waiting.append(job)
+            return
+        job.owner.fail(refusal(refused))
+        job.owner.accept()
+
+    def _refuse_run(self, run: Run, first: int, count: int, refused: Refused) -> None:
+        low, high = max(0, first - run.first), min(run.slice.count, first + count - run.first)
+        for start, stop in list(run.open(low, high)):
+            part = run.slice.part(start, stop)
+            if refused.code == "unknown" and not part.task.options.at_most_once:
+                self.waiting.append(part)
+            else:
+                part.owner.abandon(part.first, part.count, refusal(refused))
+            self.end_items(run, start, stop)
+
+    # --- ends ---
+
+    def pop_job(self, number: int) -> Slice | None:
+        """A job has ended: take it out of the books; None if it had ended before."""
+        if self._unwanted:
+            self._unwanted.pop(number, None)
+        job = self.jobs.pop(number, None)
+        if job is not None:
+            job.state = State.DONE
+        return job
+
+    def find_run(self, number: int) -> Run | None:
+        """Return the run that a number belongs to."""
+        place = bisect_right(self._firsts, number) - 1
+        run = self._runs[self._firsts[place]] if place >= 0 else None
+        return run if run is not None and number < run.first + run.slice.count else None
+
+    def _runs_within(self, first: int, count: int) -> list[Run]:
+        runs = [self._runs[each] for each in self._firsts]
+        return [run for run in runs if run.first < first + count and first < run.first + run.slice.count]
+
+    def end_items(self, run: Run, start: int, stop: int) -> None:
+        """Items of a run, from offset `start` to `stop`, have ended."""
+        run.end(start, stop)
+        if not run.left and self._runs.pop(run.first, None) is not None:
+            del self._firsts[bisect_right(self._firsts, run.first) - 1]
+            self._unwanted.pop(run.first, None)
+
+    # --- cancelling ---
+
+    def strike(self, job: Slice) -> None:
+        """A caller has acquired the gate of a job that has no number, and has cancelled it."""
+        job.state = State.CANCELLED
+
+    def cancel_unsent(self, job: Slice) -> bool:
+        """Cancel a job that the head does not have; False if it may have it, or the job has ended."""
+        if job.state is State.QUEUED:
+            if job.gate is not None and job.gate.acquire(False):
+                _cancel(job)
+            return True  # else somebody cancels it just now
+        if job.state is State.ASSIGNED and job.first not in self.jobs:  # the head has lost it
+            _cancel(job)
+            return True
+        return False
+
+    def cancel_waiting(self, owner: object = None) -> None:
+        """Cancel what the head does not have; of one owner, or of all."""
+        kept: deque[Slice] = deque()
+        for slice_ in self.waiting:
+            if owner is not None and slice_.owner is not owner:
+                kept.append(slice_)
+            elif _have(slice_):
+                _cancel(slice_)
+        self.waiting = kept
+
+    def want_no_more(self, owner: object = None, *, running: bool = False, maps_only: bool = False) -> list[Range]:
+        """Note that what the head has of one owner, or of all, shall be cancelled; return its numbers."""
+        ranges: list[Range] = []
+        for run in self._runs.values():
+            if owner is None or run.slice.owner is owner:
+                self._want_no_more(run.first, running=running)
+                ranges += [(run.first + start, stop - start) for start, stop in run.open()]
+        if owner is not None or maps_only:
+            return ranges
+        for number in self.jobs:
+            self._want_no_more(number, running=running)
+        return self.ranges()
+
+    def want_job_no_more(self, number: int, *, running: bool) -> None:
+        """Note that one job shall be cancelled."""
+        if number in self.jobs:
+            self._want_no_more(number, running=running)
+
+    def _want_no_more(self, first: int, *, running: bool) -> None:
+        self._unwanted[first] = running or self._unwanted.get(first, False)
+
+    # --- the end ---
+
+    def fail_all(self, error_of: Callable[[int | None], BaseException]) -> None:
+        """Fail all that is outstanding; `error_of` is given the number of each job, or None if it has none."""
+        jobs, runs, waiting = list(self.jobs.values()), list(self._runs.values()), self.waiting
+        self.jobs, self._runs, self._firsts, self.waiting = {}, {}, [], deque()
+        for emptied in (self._again, self._sent, self._unsure, self._unwanted):
+            emptied.clear()
+        for job in jobs:
+            self.fail(job, error_of(job.first))
+        for run in runs:
+            for start, stop in run.open():
+                run.slice.owner.abandon(run.slice.first + start, stop - start, error_of(run.first + start))
+        for slice_ in waiting:
+            self.fail(slice_, error_of(None))
+
+    @staticmethod
+    def fail(slice_: Slice, error: BaseException) -> None:
+        """Fail a slice that is in no books any more, unless its caller has cancelled it. Any thread."""
+        if slice_.task.map_number:
+            slice_.owner.abandon(slice_.first, slice_.count, error)
+        elif _have(slice_):
+            slice_.state = State.FAILED
+            slice_.owner.fail(error)
+            slice_.owner.accept()
+
+    def outstanding_jobs(self) -> list[Slice]:
+        """Return all jobs that have not ended."""
+        return [*self.jobs.values(), *(slice_ for slice_ in self.waiting if not slice_.task.map_number)]
+
+
+def _have(slice_: Slice) -> bool:
+    """Tell whether a slice is the thread's to decide upon: else its caller has cancelled it."""
+    if slice_.state is State.QUEUED:
+        return slice_.gate is None or slice_.gate.acquire(False)
+    return slice_.state is State.ASSIGNED
+
+
+def _cancel(slice_: Slice) -> None:
+    """Tell the owner that what is the thread's is cancelled."""
+    slice_.state = State.CANCELLED
+    if slice_.task.map_number:
+        slice_.owner.abandon(slice_.first, slice_.count, None)
+    else:
+        slice_.owner.cancelled_by_head()
+        slice_.owner.accept()
+
+
+def _within(jobs: dict[int, Slice], first: int, count: int) -> list[int]:
+    """Return the numbers of jobs that are within a range."""
+    if count < len(jobs):
+        return [number for number in range(first, first + count) if number in jobs]
+    return [number for number in jobs if first <= number < first + count]
