@@ -32,6 +32,8 @@ from ztasks.stream import Stream
 from ztasks.tasks import Task
 from ztasks.units import parse_flag, parse_wait, shown
 from ztasks.wire.by_name import ByName
+from ztasks.wire.link import Ask
+from ztasks.wire.link_codec import decode_from_client, encode
 from ztasks.wire.verdict import EVERYTHING
 
 P = ParamSpec("P")
@@ -209,6 +211,13 @@ class Client(BaseExecutor):
 
     def ask_whole(self, what: str, arguments: dict[str, Any], seconds: float | None = None) -> Reply:
         """The same, with the frames that came along. Raises TimeoutError."""
+        try:
+            decode_from_client(encode(Ask(0, what, arguments)))
+        except Exception as error:
+            raise InvalidOption(
+                f"a question is a word such as 'status', with arguments that JSON could hold, not {shown(what)} with "
+                f"{shown(arguments)}. Nothing was asked."
+            ) from error
         return self._usable().ask(what, arguments, seconds)
 
     def _usable(self) -> RemoteHead:
@@ -250,7 +259,10 @@ class Client(BaseExecutor):
         remote = self._remote
         if remote is None or (self._refuse is not None and self._refuse is not closed):
             return []
-        lines = remote.ask("jobs", {"state": "running", "limit": MOST_LISTED}).value
+        try:
+            lines = remote.ask("jobs", {"state": "running", "limit": MOST_LISTED}).value
+        except ExecutorClosed:
+            return []
         own = f"{remote.session:016x}-"
         return [
             RunningJob(line["id"], line["task"], line.get("attempt", 1), line.get("pid", 0), line.get("seconds", 0.0))
@@ -323,7 +335,7 @@ class _ClientTasks(KnownTasks):
         known = self.quick.get(fn) if type(fn) in QUICK else None
         if known is not None:
             return known
-        inner = getattr(fn, "ztasks_function", fn)
+        inner = fn.ztasks_function if isinstance(fn, Task) else fn
         if isinstance(inner, ByName) and isinstance(fn, Task) and fn.ztasks_options.verdict != EVERYTHING:
             fn = Task(inner.judged_elsewhere(), fn.ztasks_options)
         task = super().find(fn)

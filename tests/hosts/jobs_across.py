@@ -78,6 +78,7 @@ def hold(path: str, number: int, go: str) -> tuple[int, int, str]:
     """Run until there is a file `go`, or one whose name has the place behind that; return number, attempt and place."""
     here = place()
     note(path, "begun", number, here)
+    sleep(0.005)  # not so short that a worker would claim several at once
     end = monotonic() + UNTIL
     while not (os.path.exists(go) or os.path.exists(f"{go}-{here}")):
         assert monotonic() < end, f"nobody has let job {number} go on"

@@ -442,7 +442,8 @@ class FakeHead:
         elif ask.what in ("job", "result"):
             self._answer_about_job(link, ask, ask.arguments["id"])
         else:
-            link.send([encode(Answer(ask.question, f"no question {ask.what}", {"code": "invalid"}))])
+            why = f"the head does not know the question {ask.what[:80]!r}"
+            link.send([encode(Answer(ask.question, why, {"code": "invalid"}))])
 
     def _answer_about_job(self, link: Link, ask: Ask, job: str) -> None:
         session, number = _parse(job)

@@ -985,7 +985,7 @@ def test_use_from_a_closed_client(head: FakeHead) -> None:
 
 def test_questions_of_other_kinds(client: Client) -> None:
     assert client.ask("status") == {"workers": 3}
-    with pytest.raises(ztasks.InvalidOption, match="no question nonsense"):
+    with pytest.raises(ztasks.InvalidOption, match="the question 'nonsense'"):
         client.ask("nonsense")
 
 

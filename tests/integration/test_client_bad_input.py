@@ -11,7 +11,7 @@ import jobs
 import pytest
 import support
 from fake_head import FakeHead, serving
-from test_bad_input import CALLABLES, FLAGS, MAP, SIZES, WAITS, WORDS, check
+from test_bad_input import CALLABLES, FLAGS, SIZES, WAITS, WORDS, check
 
 import ztasks
 from ztasks import Client
@@ -127,9 +127,8 @@ def test_closing(odd: Oddities, head: FakeHead, name: str) -> None:
 def test_jobs(odd: Oddities, client: Client) -> None:
     check(odd, client.job, set(), "a job's id is text")
     check(odd, ztasks.Job, set(), "a job's id is text")
-    check(odd, lambda value: ztasks.Job("0123456789abcdef-1", value).state, set(), "client")
     job = client.send(jobs.square, 3)
-    check(odd, job.result, WAITS - {"-inf"} | {"-inf"}, "timeout")
+    check(odd, job.result, WAITS, "timeout")
     check(odd, job.exception, WAITS, "timeout")
     check(odd, lambda value: job.cancel(running=value), FLAGS, "running")
 
@@ -143,10 +142,7 @@ def test_futures(odd: Oddities, client: Client) -> None:
 
 def test_questions(odd: Oddities, client: Client) -> None:
     check(odd, client.ask, set(), "question")
-    check(odd, lambda value: client.ask("job", id=value), set(), "")
-    for name in ("None", "1", "an object", "a deep list", "10**100", "no text", "a lock"):
-        with pytest.raises(ztasks.ZtasksError):
-            client.ask("job", id=odd[name])
+    check(odd, lambda value: client.ask("nonsense", id=value), set(), "question")
 
 
 def test_after_the_end_each_call_says_so(odd: Oddities, head: FakeHead) -> None:
@@ -169,16 +165,10 @@ TRIED = (
     }
     | {"Client.send(task)", "Client.send(args)", "Client.send(kwargs)", "Client.job(job)"}
     | {"Client.ask(what)", "Client.ask(arguments)"}
-    | {
-        "Job.__init__(id)",
-        "Job.__init__(client)",
-        "Job.result(timeout)",
-        "Job.exception(timeout)",
-        "Job.cancel(running)",
-    }
+    | {"Job.result(timeout)", "Job.exception(timeout)", "Job.cancel(running)"}
 )
 
-NOT_FOR_CALLERS = {"Client.ask_whole": "called by Job"}
+NOT_FOR_CALLERS = {"Client.ask_whole": "called by Job", "Job.__init__": "called by Client"}
 
 
 def test_every_public_parameter_is_tried() -> None:
@@ -190,4 +180,4 @@ def test_every_public_parameter_is_tried() -> None:
                 found |= {f"{where}({each})" for each in inspect.signature(function).parameters if each != "self"}
     left_out = {entry for entry in found if entry.partition("(")[0] in NOT_FOR_CALLERS}
     assert found - left_out == TRIED
-    assert "ordered" in MAP
+    assert {entry.partition("(")[0] for entry in left_out} == NOT_FOR_CALLERS.keys(), "an exemption too many"

@@ -15,7 +15,7 @@ from ztasks.core.options import Options
 from ztasks.core.slices import Slice, State, TaskBooks
 from ztasks.errors import HeadFull, HeadLost, InvalidOption, JobExpired, WireError
 from ztasks.io.client_books import ClientBooks
-from ztasks.io.client_lots import LOT_BYTES, Lot, Run
+from ztasks.io.client_lots import LOT_BYTES, Lot, SentSlice
 from ztasks.io.client_outcomes import bring
 from ztasks.wire.callables import ShippedCallable
 from ztasks.wire.link import Outcome, Refused
@@ -345,9 +345,9 @@ def test_a_segment_says_what_a_map_hands_out(books: ClientBooks) -> None:
     assert (second.started, second.seconds) == ([3.0, 4.0], [0.3, 0.4])
     assert [pickle.loads(pickled.data) for pickled in second.items.pickles()] == [2, 3]
     assert (str(second.worker), second.max_rss) == ("h:2", 1)
-    run = books.find_run(1)
-    assert isinstance(run, Run)
-    assert list(run.open()) == [(0, 2), (5, 6)]
+    sent = books.find_slice(1)
+    assert isinstance(sent, SentSlice)
+    assert list(sent.open()) == [(0, 2), (5, 6)]
 
 
 def test_one_outcome_may_be_of_several_slices(books: ClientBooks) -> None:

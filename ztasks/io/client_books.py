@@ -22,7 +22,7 @@ from typing import Any
 
 from ztasks.core.slices import Slice, State
 from ztasks.io.client_errors import refusal
-from ztasks.io.client_lots import LOT_BYTES, Lot, Run, lot_of
+from ztasks.io.client_lots import LOT_BYTES, Lot, SentSlice, lot_of
 from ztasks.wire.link import Range, Refused, Resume
 from ztasks.wire.messages import MAX_ITEMS
 from ztasks.wire.payload import Items
@@ -41,9 +41,9 @@ class ClientBooks:
         """Jobs by their numbers, in the order of these."""
         self._next = 1
         """The number that is given next."""
-        self._runs: dict[int, Run] = {}
+        self._slices: dict[int, SentSlice] = {}
         self._firsts: list[int] = []
-        """The first numbers of all runs, sorted."""
+        """The first numbers of all slices of maps that have one, sorted."""
         self._sent: deque[tuple[int, int]] = deque()
         """First and last number of each lot that is not accepted yet."""
         self._again: deque[tuple[int, int]] = deque()
@@ -59,7 +59,7 @@ class ClientBooks:
         waiting = self.waiting
         while waiting and waiting[0].state is State.CANCELLED:
             waiting.popleft()
-        return not (self.jobs or self._runs or waiting)
+        return not (self.jobs or self._slices or waiting)
 
     # --- out ---
 
@@ -79,7 +79,7 @@ class ClientBooks:
         slice_ = self._next_waiting(None)
         if slice_ is None:
             return None
-        lot = self._number_run(slice_) if slice_.task.map_number else self._number_jobs(slice_)
+        lot = self._number_slice(slice_) if slice_.task.map_number else self._number_jobs(slice_)
         self._sent.append((lot.first, lot.last))
         return lot
 
@@ -98,12 +98,12 @@ class ClientBooks:
                 return slice_
         return None
 
-    def _number_run(self, slice_: Slice) -> Lot:
+    def _number_slice(self, slice_: Slice) -> Lot:
         items = slice_.payload
         assert isinstance(items, Items)
         first = self._next
         self._next += slice_.count
-        self._runs[first] = Run(first, slice_)
+        self._slices[first] = SentSlice(first, slice_)
         self._firsts.append(first)
         return Lot(slice_.task, first, items, slice_.first, whole=True, detached=False)
 
@@ -128,9 +128,9 @@ class ClientBooks:
 
     def _lot_again(self, first: int, last: int) -> Lot | None:
         """Make a lot of what has not ended of one that was sent before, up to the first gap."""
-        run = self._runs.get(first)
-        if run is not None:
-            slice_ = run.slice
+        sent = self._slices.get(first)
+        if sent is not None:
+            slice_ = sent.slice
             assert isinstance(slice_.payload, Items)
             return Lot(slice_.task, first, slice_.payload, slice_.first, whole=True, detached=False)
         found: list[Slice] = []
@@ -154,8 +154,8 @@ class ClientBooks:
         """Return the numbers of all that has not ended, as ranges that end where acceptance does."""
         numbers = [(number, 1) for number in self.jobs]
         for first in self._firsts:
-            run = self._runs[first]
-            numbers += [(first + start, stop - start) for start, stop in run.open()]
+            sent = self._slices[first]
+            numbers += [(first + start, stop - start) for start, stop in sent.open()]
         if self._firsts:
             numbers.sort()
         found: list[Range] = []
@@ -170,9 +170,9 @@ class ClientBooks:
         """Return what shall be cancelled: if it has not begun, and also if it has."""
         found: tuple[list[Range], list[Range]] = [], []
         for first, running in self._unwanted.items():
-            run = self._runs.get(first)
-            if run is not None:
-                found[running].extend((first + start, stop - start) for start, stop in run.open())
+            sent = self._slices.get(first)
+            if sent is not None:
+                found[running].extend((first + start, stop - start) for start, stop in sent.open())
             elif first in self.jobs:
                 found[running].append((first, 1))
         return found
@@ -200,8 +200,8 @@ class ClientBooks:
                 job = self.pop_job(number)
                 assert job is not None
                 self._refuse_job(job, refused)
-            for run in self._runs_within(first, count):
-                self._refuse_run(run, first, count, refused)
+            for sent in self._slices_within(first, count):
+                self._refuse_slice(sent, first, count, refused)
 
     def _refuse_job(self, job: Slice, refused: Refused) -> None:
         if refused.code == "unknown" and not job.task.options.at_most_once:
@@ -211,15 +211,15 @@ class ClientBooks:
         job.owner.fail(refusal(refused))
         job.owner.accept()
 
-    def _refuse_run(self, run: Run, first: int, count: int, refused: Refused) -> None:
-        low, high = max(0, first - run.first), min(run.slice.count, first + count - run.first)
-        for start, stop in list(run.open(low, high)):
-            part = run.slice.part(start, stop)
+    def _refuse_slice(self, sent: SentSlice, first: int, count: int, refused: Refused) -> None:
+        low, high = max(0, first - sent.first), min(sent.slice.count, first + count - sent.first)
+        for start, stop in list(sent.open(low, high)):
+            part = sent.slice.part(start, stop)
             if refused.code == "unknown" and not part.task.options.at_most_once:
                 self.waiting.append(part)
             else:
                 part.owner.abandon(part.first, part.count, refusal(refused))
-            self.end_items(run, start, stop)
+            self.end_items(sent, start, stop)
 
     # --- ends ---
 
@@ -232,22 +232,22 @@ class ClientBooks:
             job.state = State.DONE
         return job
 
-    def find_run(self, number: int) -> Run | None:
-        """Return the run that a number belongs to."""
+    def find_slice(self, number: int) -> SentSlice | None:
+        """Return the slice of a map that a number belongs to."""
         place = bisect_right(self._firsts, number) - 1
-        run = self._runs[self._firsts[place]] if place >= 0 else None
-        return run if run is not None and number < run.first + run.slice.count else None
+        sent = self._slices[self._firsts[place]] if place >= 0 else None
+        return sent if sent is not None and number < sent.first + sent.slice.count else None
 
-    def _runs_within(self, first: int, count: int) -> list[Run]:
-        runs = [self._runs[each] for each in self._firsts]
-        return [run for run in runs if run.first < first + count and first < run.first + run.slice.count]
+    def _slices_within(self, first: int, count: int) -> list[SentSlice]:
+        slices = [self._slices[each] for each in self._firsts]
+        return [sent for sent in slices if sent.first < first + count and first < sent.first + sent.slice.count]
 
-    def end_items(self, run: Run, start: int, stop: int) -> None:
-        """Items of a run, from offset `start` to `stop`, have ended."""
-        run.end(start, stop)
-        if not run.left and self._runs.pop(run.first, None) is not None:
-            del self._firsts[bisect_right(self._firsts, run.first) - 1]
-            self._unwanted.pop(run.first, None)
+    def end_items(self, sent: SentSlice, start: int, stop: int) -> None:
+        """Items of a slice, from offset `start` to `stop`, have ended."""
+        sent.end(start, stop)
+        if not sent.left and self._slices.pop(sent.first, None) is not None:
+            del self._firsts[bisect_right(self._firsts, sent.first) - 1]
+            self._unwanted.pop(sent.first, None)
 
     # --- cancelling ---
 
@@ -279,10 +279,10 @@ class ClientBooks:
     def want_no_more(self, owner: object = None, *, running: bool = False, maps_only: bool = False) -> list[Range]:
         """Note that what the head has of one owner, or of all, shall be cancelled; return its numbers."""
         ranges: list[Range] = []
-        for run in self._runs.values():
-            if owner is None or run.slice.owner is owner:
-                self._want_no_more(run.first, running=running)
-                ranges += [(run.first + start, stop - start) for start, stop in run.open()]
+        for sent in self._slices.values():
+            if owner is None or sent.slice.owner is owner:
+                self._want_no_more(sent.first, running=running)
+                ranges += [(sent.first + start, stop - start) for start, stop in sent.open()]
         if owner is not None or maps_only:
             return ranges
         for number in self.jobs:
@@ -301,15 +301,15 @@ class ClientBooks:
 
     def fail_all(self, error_of: Callable[[int | None], BaseException]) -> None:
         """Fail all that is outstanding; `error_of` is given the number of each job, or None if it has none."""
-        jobs, runs, waiting = list(self.jobs.values()), list(self._runs.values()), self.waiting
-        self.jobs, self._runs, self._firsts, self.waiting = {}, {}, [], deque()
+        jobs, slices, waiting = list(self.jobs.values()), list(self._slices.values()), self.waiting
+        self.jobs, self._slices, self._firsts, self.waiting = {}, {}, [], deque()
         for emptied in (self._again, self._sent, self._unsure, self._unwanted):
             emptied.clear()
         for job in jobs:
             self.fail(job, error_of(job.first))
-        for run in runs:
-            for start, stop in run.open():
-                run.slice.owner.abandon(run.slice.first + start, stop - start, error_of(run.first + start))
+        for sent in slices:
+            for start, stop in sent.open():
+                sent.slice.owner.abandon(sent.slice.first + start, stop - start, error_of(sent.first + start))
         for slice_ in waiting:
             self.fail(slice_, error_of(None))
 

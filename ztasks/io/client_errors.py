@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ztasks.errors import ForkedExecutor, HeadFull, HeadLost, InvalidOption, JobNotFound, WireError, ZtasksError
+from ztasks.errors import (
+    ExecutorClosed,
+    ForkedExecutor,
+    HeadFull,
+    HeadLost,
+    InvalidOption,
+    JobNotFound,
+    WireError,
+    ZtasksError,
+)
 from ztasks.io.join import JoinFile, format_address
 from ztasks.wire.link import Refused, Reject
 
@@ -68,6 +77,13 @@ def left(job_id: str | None) -> HeadLost:
     return HeadLost(
         f"the client has left before this job had ended. The head has a journal: the job goes on, and "
         f"client.job({job_id!r}).result() gets its result, also from another process (`ztasks result {job_id}`)."
+    )
+
+
+def closed() -> ExecutorClosed:
+    """A question was asked when the client had been closed."""
+    return ExecutorClosed(
+        "the client was closed before the head had answered. Nothing is lost there: ask with another."
     )
 
 

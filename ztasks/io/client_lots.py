@@ -29,7 +29,7 @@ class Lot(NamedTuple):
         return self.first + self.items.count - 1
 
 
-class Run:
+class SentSlice:
     """A slice of a map whose items have numbers, from `first` on."""
 
     __slots__ = ("ended", "first", "left", "slice")

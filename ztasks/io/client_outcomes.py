@@ -14,7 +14,7 @@ import msgspec
 from ztasks.core.slices import Slice
 from ztasks.errors import JobExpired, ResultNotLoadable, WireError, ZtasksError
 from ztasks.io.client_books import ClientBooks
-from ztasks.io.client_lots import Run
+from ztasks.io.client_lots import SentSlice
 from ztasks.io.deliver import Segment, WorkerName
 from ztasks.wire.link import Outcome
 from ztasks.wire.loss import Loss
@@ -32,8 +32,8 @@ def bring(books: ClientBooks, outcome: Outcome, items: Items | None) -> None:
         raise WireError("an outcome is of another client's session")
     _check_all_told(outcome, items)
     first = number_at(outcome, 0)
-    run = books.find_run(first)
-    if run is None:
+    sent = books.find_slice(first)
+    if sent is None:
         _bring_jobs(books, outcome, items)
     else:
         _bring_items(books, outcome, items)
@@ -106,20 +106,20 @@ def told(failure: Failure, payload: Any, shape: Shape) -> Failure | ZtasksError:
 
 
 def _bring_items(books: ClientBooks, outcome: Outcome, items: Items | None) -> None:
-    """Bring items of maps: stretches whose numbers and attempts are consecutive and equal, and of one run."""
+    """Bring items of maps: stretches whose numbers and attempts are consecutive and equal, and of one slice."""
     begin, count, attempt = 0, outcome.count, outcome.attempt
     while begin < count:
         first = number_at(outcome, begin)
-        run = books.find_run(first)
-        most = begin + 1 if run is None else min(count, begin + run.first + run.slice.count - first)
+        sent = books.find_slice(first)
+        most = begin + 1 if sent is None else min(count, begin + sent.first + sent.slice.count - first)
         if isinstance(outcome.numbers, int) and isinstance(attempt, int):
             end = most
         else:
             end = begin + 1
             while end < most and number_at(outcome, end) == first + end - begin and _alike(attempt, begin, end):
                 end += 1
-        if run is not None:
-            _bring_stretch(books, run, first - run.first, outcome, items, begin, end)
+        if sent is not None:
+            _bring_stretch(books, sent, first - sent.first, outcome, items, begin, end)
         begin = end
 
 
@@ -128,15 +128,15 @@ def _alike(attempt: int | list[int], one: int, other: int) -> bool:
 
 
 def _bring_stretch(
-    books: ClientBooks, run: Run, offset: int, outcome: Outcome, items: Items | None, begin: int, end: int
+    books: ClientBooks, sent: SentSlice, offset: int, outcome: Outcome, items: Items | None, begin: int, end: int
 ) -> None:
-    """Bring the outcome's items `begin` to `end`, which are those of a run from `offset` on."""
-    slice_, size = run.slice, end - begin
+    """Bring the outcome's items `begin` to `end`, which are those of a slice from `offset` on."""
+    slice_, size = sent.slice, end - begin
     if outcome.busy:
         slice_.task.run_time.learn(outcome.busy, outcome.count)
     passed = {at - begin for at in outcome.withheld if begin <= at < end}
-    if run.ended is not None:
-        passed.update(place for place in range(size) if run.has_ended(offset + place))
+    if sent.ended is not None:
+        passed.update(place for place in range(size) if sent.has_ended(offset + place))
     cancelled = [at - begin for at in outcome.cancelled if begin <= at < end and at - begin not in passed]
     failures: dict[int, Failure] = {}
     lost: list[tuple[int, ZtasksError]] = []
@@ -157,7 +157,7 @@ def _bring_stretch(
     if len(missing) < size:
         part = items.part(begin, end) if items is not None else None
         slice_.owner.arrive(_segment(slice_.first + offset, size, outcome, begin, part, failures, missing))
-    _end(books, run, offset, offset + size, {offset + place for place in passed})
+    _end(books, sent, offset, offset + size, {offset + place for place in passed})
 
 
 def _part(slice_: Slice, offset: int) -> Any:
@@ -188,11 +188,11 @@ def _segment(
     )
 
 
-def _end(books: ClientBooks, run: Run, start: int, stop: int, passed: set[int]) -> None:
+def _end(books: ClientBooks, sent: SentSlice, start: int, stop: int, passed: set[int]) -> None:
     """Enter that the items from `start` to `stop` have ended, but for those passed over."""
     for at in sorted(passed):
         if at > start:
-            books.end_items(run, start, at)
+            books.end_items(sent, start, at)
         start = at + 1
     if stop > start:
-        books.end_items(run, start, stop)
+        books.end_items(sent, start, stop)

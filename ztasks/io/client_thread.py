@@ -380,7 +380,7 @@ class RemoteHead:
             error = self._broken or closed_meanwhile()
             self.lost = self.lost or error
             self._fail_all(lambda job_id: errors.lost(error, job_id, durable=self._durable))
-            self._questions.fail_all(lambda: error)
+            self._questions.fail_all(lambda: self._broken or errors.closed())
             self._way.close()
             self._selector.close()
         finally:
@@ -396,4 +396,4 @@ class RemoteHead:
             if isinstance(item, Slice):
                 ClientBooks.fail(item, error)
             elif type(item) is Question:
-                item.end(error)
+                item.end(self._broken or errors.closed())

@@ -1,7 +1,7 @@
 """Running failed jobs again: `ztasks retry`, `client.job(...).retry()`.
 
-What it must hold: only what has failed or expired is run again, once for each time that somebody wants it; and however
-many jobs that are, the head goes on with all else.
+What it must hold: only what has failed or expired is run again, once for each time that somebody wants it, and when
+that is durable; and however many jobs that are, the head goes on with all else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ztasks.core.work import Work
 from ztasks.errors import ZtasksError
 from ztasks.io.books import Books
 from ztasks.io.history import Name, State
+from ztasks.io.sessions import Pending
 from ztasks.io.stored import anew, works_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Reviving:
         self._books = books
         self._journal = journal
         self._orders: deque[Order] = deque()
+        self._done: deque[tuple[int, Callable[[int], object], int]] = deque()
+        """Whom to tell how many jobs are run again, when an operation is durable."""
 
     @property
     def busy(self) -> bool:
@@ -63,17 +66,21 @@ class Reviving:
         self._orders.append(Order(iter(dict.fromkeys(names)), [], done))
 
     def go_on(self, now: float) -> None:
-        """Look at some jobs."""
+        """Look at some jobs; tell what is durable."""
+        ledger = self._books.ledger
         for _ in range(AT_ONCE):
             if not self._orders:
-                return
+                break
             order = self._orders[0]
             name = next(order.names, None)
             if name is None:
                 self._orders.popleft()
-                order.done(len(order.revived))
+                self._done.append((ledger.appended, order.done, len(order.revived)))
             elif self._revive(*name, now):
                 order.revived.append(name)
+        while self._done and self._done[0][0] <= ledger.durable:
+            _, done, number = self._done.popleft()
+            done(number)
 
     def _revive(self, session: int, number: int, now: float) -> bool:
         """Queue a failed job again; its outcome is kept for whoever asks, unless its client comes back for it."""
@@ -94,11 +101,14 @@ class Reviving:
         opened.accepted = max(opened.accepted, number)
         opened.journaled = opened.journaled or stored
         books.results.drop(session, number)
-        if opened.journaled:
-            books.ledger.revive(session, number, 1)
         again = anew(work, now)
         books.take_in([again])
-        books.fleet.on_submit([again], now)
+        operation = books.ledger.revive(session, number, 1) if opened.journaled else None
+        if operation is not None:
+            opened.wait(Pending(operation, number, 1, [again]))
+            books.undurable.append((operation, opened))
+        else:
+            books.fleet.on_submit([again], now)
         return True
 
     def _has_failed(self, session: int, number: int) -> bool:
