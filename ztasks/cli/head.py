@@ -7,13 +7,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from time import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from ztasks.cli.serving import DEFECT, Log, duration, notify, signals, size
+from ztasks.cli.serving import DEFECT, Log, collect_seldom, duration, notify, signals, size
 from ztasks.errors import ZtasksError
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 DEFAULT_LISTEN: Final = "127.0.0.1:7070"
 SWITCH_SECONDS: Final = 0.0005
 """How soon the journal's thread gets the interpreter from the head's: with Python's 5 ms it writes a third as much."""
+
+FRESH_SECONDS: Final = 0.05
+"""How old the allow-list may be: a key that is revoked is heard so much longer."""
+
+T = TypeVar("T")
 
 LANES: Final = 1000
 """How many ports there are for lanes, unless it is said otherwise."""
@@ -118,6 +123,7 @@ def serve(options: dict[str, Any], log: Log) -> int:
     from ztasks.io.terms import Place, Terms
 
     sys.setswitchinterval(SWITCH_SECONDS)
+    collect_seldom()
     try:
         host, port = parse_address(options["listen"])
     except ValueError as error:
@@ -191,7 +197,7 @@ def _sockets(store: KeyStore | None, log: Log) -> HeadSockets:
 
     if store is None:
         return HeadSockets(None, None, report)
-    return HeadSockets(store.keypair(), store.allowed, report)
+    return HeadSockets(store.keypair(), lately(store.allowed), report)
 
 
 def _open_journal(service: Service, options: dict[str, Any], log: Log) -> Journal | None:
@@ -216,6 +222,19 @@ def _on_dropped(service: Service, ranges: Sequence[Range], log: Log) -> None:
     service.on_dropped([(each.session, each.first, each.count) for each in ranges])
     number = sum(each.count for each in ranges)
     log("journal", f"{number} results that nobody fetched in time, or were too many, were dropped", level="warning")
+
+
+def lately(allowed: Callable[[], T]) -> Callable[[], T]:
+    """Return what gives the same, looked up anew after FRESH_SECONDS: it is asked for each message."""
+    found: list[tuple[float, T]] = []
+
+    def look() -> T:
+        now = monotonic()
+        if not found or now - found[0][0] > FRESH_SECONDS:
+            found[:] = [(now, allowed())]
+        return found[0][1]
+
+    return look
 
 
 def _lane_ports(text: str | None, port: int) -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -118,6 +119,12 @@ def signals(handlers: dict[signal.Signals, Callable[[], object]]) -> Iterator[No
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def collect_seldom() -> None:
+    """Let Python look for garbage in cycles less often: there is none here, and each job is some objects to look at."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def notify(state: str) -> None:

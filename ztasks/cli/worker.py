@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ztasks import __version__
-from ztasks.cli.serving import Log, duration, notify, signals, size
+from ztasks.cli.serving import Log, collect_seldom, duration, notify, signals, size
 from ztasks.errors import InvalidOption, WireError, ZtasksError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def work(options: dict[str, Any], log: Log) -> int:
         if line.startswith("joined"):
             notify("READY=1")
 
+    collect_seldom()
     foreman = Foreman(hello, join, make_head, terms, say)
     with signals(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), stop)):
         code = foreman.run()

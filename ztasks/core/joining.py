@@ -14,7 +14,7 @@ from ztasks.core.link import Link
 from ztasks.wire.link import Alive, Hello, Reject, Void, Welcome
 
 FIRST_PAUSE: Final = 0.25
-MOST_PAUSE: Final = 2.0
+MOST_PAUSE: Final = 1.0
 """Seconds between two greetings: they double."""
 
 FINAL: Final = ("fenced", "forbidden")

@@ -136,9 +136,9 @@ class Foreman:
     def _loop(self, net: PeerSockets) -> int:
         while True:
             now = monotonic()
-            busy = self._read(self._control, now)
+            self._read(self._control, now)
             if self._lane is not None:
-                busy |= self._read(self._lane, now)
+                self._read(self._lane, now)
             self._tell_reports(now)
             self._keep(net, now)
             self._flush(now)
@@ -146,7 +146,7 @@ class Foreman:
             if code is not None:
                 return code
             waiting = self._holdings.reports and not self._killing
-            due = 0.0 if busy or waiting else self._next_event(now)
+            due = 0.0 if waiting else self._next_event(now)
             for key, _ in self._selector.select(due):
                 key.data()
 
@@ -162,11 +162,11 @@ class Foreman:
 
     # --- in ---
 
-    def _read(self, sock: NetSocket, now: float) -> bool:
+    def _read(self, sock: NetSocket, now: float) -> None:
         on_control = sock is self._control
-        for count in range(MESSAGES_AT_ONCE):
+        for _ in range(MESSAGES_AT_ONCE):
             if not sock.readable():
-                return count > 0
+                return
             message = sock.receive()
             if message is None:
                 continue
@@ -176,8 +176,7 @@ class Foreman:
                 self._say(f"the head does not follow the protocol, and is joined anew: {error}", level="error")
                 self._lose(now)
             if sock is not self._control and sock is not self._lane:
-                return True  # the lane was closed
-        return True
+                return  # the lane was closed
 
     def _take(self, frames: list[Any], now: float, *, on_control: bool) -> None:
         if not frames:

@@ -143,6 +143,7 @@ class ForemanDesk:
             assert isinstance(message, Leaving)
             self._books.fleet.on_wanted(peer.lane, "stop")
             peer.leaving = True
+        self.expire(now)  # what was to be cancelled may have come back by this
         peer.dealt_with(upto, self._operation(message))
 
     def _operation(self, message: Outcome | Died | Returned | Held | Leaving) -> int | None:

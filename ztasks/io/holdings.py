@@ -220,7 +220,8 @@ class Holdings:
     def _report(self, report: Report) -> None:
         """The crew's thread: note what became of something."""
         self.reports.append(report)
-        self._on_report()
+        if len(self.reports) <= 1:  # else whoever has added the first has woken the other thread
+            self._on_report()
 
     def take_reports(self, *, leaving: bool) -> list[Content]:
         """Return what the head is to be told. `leaving`: this foreman hands back what it has."""

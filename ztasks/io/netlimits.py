@@ -15,7 +15,7 @@ MAX_BYTES: Final = 3 * 1024 * 1024
 """Messages of more are dropped. ZeroMQ limits frames only, and not their number."""
 
 RECONNECT_MS: Final = 100
-MAX_RECONNECT_MS: Final = 5000
+MAX_RECONNECT_MS: Final = 1000
 CONNECT_MS: Final = 5000
 """How long one attempt to connect may take. The kernel's own two minutes would delay it after a cable was out."""
 

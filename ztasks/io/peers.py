@@ -109,6 +109,8 @@ class Peer:
             if not self._send(self, encode(chunk), *frames):
                 link.unsent(chunk.number)
                 return
-        receipt = link.receipt()
-        if receipt is not None:
+
+    def say_received(self) -> None:
+        """Say how far the other direction has come, unless a chunk has said so."""
+        if not self.lost and (receipt := self.link.receipt()) is not None:
             self._send(self, encode(receipt))

@@ -188,7 +188,8 @@ class Service:
         """Do what there is to do, and sleep; tell whether it is time to end."""
         now = monotonic()
         self._sockets.gatekeeper.answer(now)
-        busy = self._read(self._router, now) | self._read(self._sink, now)
+        self._read(self._router, now)
+        self._read(self._sink, now)
         self._settle_journal(now)
         self._foremen.expire(now)
         gives_out = self.end.wanted in (None, "drain") and not self._foremen.waits(now)
@@ -202,7 +203,7 @@ class Service:
         if self.end.wanted is not None and self.end.reached(now, self._signs.say):
             return True
         due = self._signs.due(now)
-        if busy or self._answers.reviving.busy or self._waiting():
+        if self._answers.reviving.busy or self._waiting():
             due = 0.0
         elif not gives_out:
             due = min(due, LOOK_SECONDS)
@@ -226,6 +227,8 @@ class Service:
             touched, self._touched = self._touched, set()
             for peer in touched:
                 peer.flush()
+            for peer in touched:  # behind what somebody waits for
+                peer.say_received()
 
     def _waiting(self) -> bool:
         gate: Any = self._sockets.gatekeeper.socket
@@ -248,10 +251,10 @@ class Service:
 
     # --- in ---
 
-    def _read(self, sock: NetSocket, now: float) -> bool:
-        for count in range(MESSAGES_AT_ONCE):
+    def _read(self, sock: NetSocket, now: float) -> None:
+        for _ in range(MESSAGES_AT_ONCE):
             if not sock.readable():
-                return count > 0
+                return
             message = sock.receive()
             if message is None:
                 continue
@@ -259,7 +262,6 @@ class Service:
                 self._take(message, sock, now)
             except WireError as error:
                 self._seldom("bad-message", f"a message was dropped: {error}", now)
-        return True
 
     def _take(self, message: NetMessage, sock: NetSocket, now: float) -> None:
         header = decode_at_head(bytes(message.frames[0]))
@@ -313,6 +315,7 @@ class Service:
         """Whoever has said its last is let go when all of it has been dealt with."""
         if peer.leaving and not peer.lost:
             peer.flush()
+            peer.say_received()
             self._joins.lose(peer, now)
 
 
