@@ -57,6 +57,23 @@ def wait_for_note(path: Path, words: str, count: int = 1) -> None:
     wait_for(there, f"{count} lines {words!r} in {path}, where there is {notes(path)[-20:]}")
 
 
+UNHEARD = "the head has not been heard of"
+"""What a foreman says when its lease is over."""
+
+
+def wait_for_last(part: Any, words: str, *, behind: str) -> None:
+    """Wait until a part has written these words, and has not written the others since."""
+    from support import wait_for
+
+    wait_for(lambda: part.text.rfind(words) > part.text.rfind(behind), f"{words!r} behind {behind!r}; {part.told()}")
+
+
+def wait_lost(head: Any, foreman: Any) -> None:
+    """Wait until a head and a foreman have both noticed that they do not hear of each other."""
+    wait_for_last(head, f"worker {foreman.name} is gone", behind=f"worker {foreman.name} has joined")
+    wait_for_last(foreman, UNHEARD, behind="joined")
+
+
 # --- jobs ---
 
 
@@ -186,5 +203,5 @@ class Pressure:
             self._client.kill()  # else it would be waited for
         for thread in self._threads:
             thread.join()
-        for error in self._troubles:
-            raise error
+        if kind is None and self._troubles:
+            raise self._troubles[0]

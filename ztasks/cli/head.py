@@ -71,7 +71,7 @@ Exit codes:
     "--advertise",
     metavar="HOST[:PORT]",
     help="What others shall connect to, for the join files; default: the address that is listened at, or this host's "
-    "name.",
+    "name. With another PORT, the ports behind it lead here as well (a proxy, a port mapping).",
 )
 @click.option("--lane-ports", metavar="FIRST-LAST", help="Ports for lanes; default: the 1000 behind the three.")
 @click.option("--join-dir", default="~/ztasks", show_default=True, envvar="ZTASKS_JOIN_DIR", metavar="DIR",
@@ -138,7 +138,7 @@ def serve(options: dict[str, Any], log: Log) -> int:
         drain_seconds=options["drain_timeout"],
     )
     advertised = _advertised(options["advertise"], host, port)
-    place = Place(host, port, lanes)
+    place = Place(host, port, lanes, advertised[1] - port)
     try:
         service = Service(sockets, place, terms, lambda service: _open_journal(service, options, log), log)
     except BaseException:

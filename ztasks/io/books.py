@@ -274,6 +274,7 @@ def strike(session: Session, wanted: Ranges) -> list[Ended]:
         for work in pending.works:
             for first, count in wanted.within(work.first, work.count):
                 ended.append(Ended(work.part(first - work.first, first - work.first + count), "cancelled"))
+                session.undurable.discard(first, count)
             for first, count in wanted.without(work.first, work.count):
                 left.append(work.part(first - work.first, first - work.first + count))
         pending.works[:] = left

@@ -29,8 +29,9 @@ def no_answer(join: JoinFile, seconds: float, trouble: str) -> HeadLost:
         if join.curve
         else "Is `ztasks head` running there?"
     )
-    why = (trouble or silence).removesuffix(".")
-    return HeadLost(f"no head has answered at {where(join)} within {seconds:g} s: {why}.")
+    why = trouble or silence
+    end = "" if why.endswith((".", "?")) else "."
+    return HeadLost(f"no head has answered at {where(join)} within {seconds:g} s: {why}{end}")
 
 
 def gone(join: JoinFile, seconds: float) -> HeadLost:

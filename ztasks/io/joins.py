@@ -84,7 +84,7 @@ class Joins:
         peer = self._books.peers[answer.member.lane]
         if message.route:
             peer.route = message.route
-        port = peer.lane_socket.port if peer.lane_socket is not None else 0
+        port = peer.lane_socket.port + self._place.shift if peer.lane_socket is not None else 0
         terms, is_kept = self._terms, self._books.ledger.is_kept
         welcome = Welcome(hello.incarnation, self._roster.epoch, peer.lane, port, terms.heartbeat, terms.lease, is_kept)
         self._reply(hello, message, welcome)
@@ -127,7 +127,8 @@ class Joins:
         self._lost_names.pop(hello.name, None)
         self._books.peers[peer.lane] = peer
         self._foremen.on_join(peer, now, earlier.lane if earlier is not None else None)
-        what = f"{hello.slots} workers, queues {', '.join(hello.queues or ('default',))}"
+        workers = f"{hello.slots} worker{'s' if hello.slots != 1 else ''}"
+        what = f"{workers}, queues {', '.join(hello.queues or ('default',))}"
         self._log("joined", f"worker {hello.name} has joined from {hello.host} ({what})", name=hello.name)
 
     def _send_to_client(self, peer: Peer, *frames: Any) -> bool:

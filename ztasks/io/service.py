@@ -137,7 +137,7 @@ class Service:
 
     def open(self) -> None:
         """Listen; raises CannotListen and OSError."""
-        host, port, _ = self._place
+        host, port = self._place.host, self._place.port
         self._router = self._sockets.clients(host, port)
         self._sink = self._sockets.sink(host, port + 1)
         self._control = self._sockets.control(host, port + 2)

@@ -65,7 +65,7 @@ class Session:
         """The highest number that the client has been told of so."""
         self.pending: deque[Pending] = deque()
         self.undurable = Ranges()
-        """The numbers of what is pending."""
+        """The numbers of what is pending, and has not been cancelled."""
         self.sent: set[int] = set()
         """Numbers of jobs that have not ended and whose outcomes are not for its client."""
         self.cancel_on_exit = False

@@ -24,6 +24,8 @@ class Place(NamedTuple):
     host: str
     port: int
     lane_ports: Sequence[int]
+    shift: int = 0
+    """By how much the ports that peers connect to are greater: those of a proxy, or of a mapping, in front of it."""
 
 
 class Terms(NamedTuple):
