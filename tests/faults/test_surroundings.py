@@ -326,9 +326,19 @@ def test_row_20_no_directory_can_be_used(tmp_path: Path) -> None:
 # --- 23: clocks ---
 
 MAY_LOOK_AT_THE_WALL_CLOCK = {
+    "cli/head.py": "when jobs came in and ended, for `ztasks jobs` after a restart",
+    "cli/jobs.py": "how long ago that was",
+    "cli/serving.py": "for lines of the log",
+    "cli/worker.py": "when it started: of two with one name the newer wins, and no other clock is common to two processes",
+    "cli/workers.py": "how long ago that was",
+    "io/answers.py": "for how long the head has run",
+    "io/client_link.py": "when it started, for people",
     "io/deliver.py": "when a lost job began, for the records",
+    "io/history.py": "when jobs ended, for `ztasks jobs`",
+    "io/keys.py": "when a key was added, for `ztasks keys list`",
     "io/outbox.py": "when a job began, for the records",
     "io/runner.py": "when a job began, for the records",
+    "io/service.py": "an epoch without a journal, greater than that of the run before; lanes count on if it is not",
     "io/rundir.py": "the age of a directory, which the file system notes by the wall clock",
 }
 

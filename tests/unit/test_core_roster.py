@@ -74,6 +74,16 @@ def test_a_lane_that_is_void_is_never_used_again() -> None:
     assert roster.members == {}
 
 
+def test_a_head_whose_clock_was_put_back_gives_out_lanes_that_are_new_to_its_peers() -> None:
+    before = admit(Roster(200, "1.0"), FOREMAN).member.lane
+    roster = Roster(100, "1.0")
+    again = admit(roster, change(FOREMAN, after=before)).member.lane
+    assert again > before
+    assert admit(roster, change(FOREMAN, name="another", incarnation=99)).member.lane > again
+    with pytest.raises(WireError):
+        roster.on_hello(change(FOREMAN, name="greedy", incarnation=98, after=1 << 62), KEY)
+
+
 def test_lanes_stay_within_what_the_wire_carries() -> None:
     seconds_in_the_year_2100 = 4_102_444_800
     assert (seconds_in_the_year_2100 + 1) * LANES_PER_EPOCH < 2**63

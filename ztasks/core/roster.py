@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from ztasks.errors import WireError
 from ztasks.units import cut
 from ztasks.wire.link import PROTOCOL, Hello, Reject
 from ztasks.wire.link_codec import check_hello
 
 LANES_PER_EPOCH: Final = 1 << 30
 """So many joins no run of a head sees; and seconds since 1970, taken as epochs, leave a lane below 2**63."""
+
+MAX_LANE: Final = 1 << 62
+"""No lane that a head has given out has such a number."""
 
 
 class Member(NamedTuple):
@@ -66,6 +70,10 @@ class Roster:
             return _reject_older(hello, earlier.hello)
         if earlier is not None and earlier.hello.incarnation == hello.incarnation and hello.after < earlier.lane:
             return Admission(earlier, new=False, replaced=None)  # it has not heard the answer yet
+        if hello.after >= MAX_LANE:
+            raise WireError(f"a greeting after lane {hello.after}")
+        # Without a journal an epoch is a time of day, and a clock may have been put back since the last one began.
+        self._next_lane = max(self._next_lane, hello.after + 1)
         member = Member(self._next_lane, hello, key)
         self._next_lane += 1
         if earlier is not None:
