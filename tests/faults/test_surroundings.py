@@ -329,7 +329,7 @@ MAY_LOOK_AT_THE_WALL_CLOCK = {
     "cli/head.py": "when jobs came in and ended, for `ztasks jobs` after a restart",
     "cli/jobs.py": "how long ago that was",
     "cli/serving.py": "for lines of the log",
-    "cli/worker.py": "when it started: of two with one name the newer wins, and no other clock is common to two processes",
+    "cli/worker.py": "when it started: of two with one name the newer wins, and no other clock is common to both",
     "cli/workers.py": "how long ago that was",
     "io/answers.py": "for how long the head has run",
     "io/client_link.py": "when it started, for people",

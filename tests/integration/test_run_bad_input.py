@@ -132,6 +132,13 @@ def flag(option: str, *cases: Case) -> list[Case]:
 
 
 WRONG: dict[str, list[Case]] = {
+    "--head": [
+        *values("--head", {"nope": "is neither @FILE, nor -", "@nope.join": "there is no join file nope.join"}),
+        *values("--head", {"example.org:70": "is not on this host", "": "it is empty"}),
+        *values("--head", {"@tasks.py": ""}),
+        Case([TASK, "a", "--head"], "requires an argument"),
+        Case([TASK, "a", "--head", "127.0.0.1:70", "-j", "2"], "-j"),
+    ],
     "--glob": [
         *inputs("--glob", {"*.none": "no file matches '*.none': look at the pattern", "": "it is empty"}),
         *inputs("--glob", {"missing": "no file matches", "folder": "no file matches", "[": "no file matches"}),
