@@ -85,7 +85,7 @@ class Foreman:
         """When to greet again a head that did not take this foreman in for the time being."""
         self._leaver = Leaver(terms, now)
         self._join_timeout = terms.join_timeout
-        self._announced = self._killing = False
+        self._killing = False
         self._tend_at = now
         self._net: PeerSockets | None = None
         self._lane: NetSocket | None = None
@@ -290,10 +290,10 @@ class Foreman:
         for content in again:
             self._holdings.told(link.send(content.frames), content)
         where = f"{self._join.address}:{self._join.ports.clients}"
-        what = "joined" if not self._announced else "joined anew:"
+        what = "joined" if not self._leaver.joined else "joined anew:"
         slots = f"{self._hello.slots} worker" + ("s" if self._hello.slots != 1 else "")
         self._say(f"{what} {where} as {self._hello.name} with {slots}")
-        self._announced = True
+        self._leaver.joined = True
 
     def _on_reject(self, reject: Reject, now: float) -> None:
         """The head does not take this foreman in: for ever, or (stopping, full) for the time being."""
@@ -323,7 +323,7 @@ class Foreman:
             net.tend(now)
         if self._greet_at is not None and now >= self._greet_at:
             self._greet_at = None
-            self._joining = joining = Joining(self._hello, now, leaver.join_seconds(now, joined=self._announced))
+            self._joining = joining = Joining(self._hello, now, leaver.join_seconds(now))
         if joining.keep(now):
             self._say("the head has not been heard of for a while; jobs that run go on, and it is looked for")
             self._close_lane()

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ztasks.core.work import Ended, Work
 from ztasks.units import cut
-from ztasks.wire.payload import Items
+from ztasks.wire.payload import Items, Pickled
 
 LINES: Final = 10_000
 """How many ends of jobs are remembered for `ztasks jobs`."""
@@ -30,6 +30,8 @@ State = Literal["done", "failed", "cancelled", "expired"]
 
 Name = tuple[int, int]
 """A job's session and number."""
+
+Payload = bytes | Pickled | Items
 
 
 class EndedLine(NamedTuple):
@@ -52,9 +54,12 @@ class History:
     def __init__(self) -> None:
         self.lines: deque[EndedLine] = deque(maxlen=LINES)
         self.totals: dict[str, int] = {"done": 0, "failed": 0, "cancelled": 0, "expired": 0}
-        self.revivable: OrderedDict[Name, Work] = OrderedDict()
-        """Failed jobs, that can be run again."""
+        self.revivable: OrderedDict[Name, tuple[Work, Payload]] = OrderedDict()
+        """Failed jobs, that can be run again; and the payloads that they are parts of."""
         self._revivable_bytes = 0
+        self._sources: dict[int, int] = {}
+        """How many of them have a part of a payload, by its identity: to cut them off would take long if they are many,
+        so it is kept and counted whole."""
 
     def note(self, end: Ended, host: str, error: str) -> None:
         """Work has ended."""
@@ -78,16 +83,29 @@ class History:
 
     def _keep(self, work: Work) -> None:
         self.take(work.session, work.first)
-        self.revivable[work.session, work.first] = work
-        self._revivable_bytes += _size(work)
+        source: Payload = work._source
+        parts = self._sources.get(id(source), 0)
+        if not parts:
+            size = _size(source)
+            if size > REVIVABLE_BYTES:
+                return
+            self._revivable_bytes += size
+        self.revivable[work.session, work.first] = work, source
+        self._sources[id(source)] = parts + 1
         while len(self.revivable) > REVIVABLE or self._revivable_bytes > REVIVABLE_BYTES:
             self.take(*next(iter(self.revivable)))
 
     def take(self, session: int, number: int) -> Work | None:
         """Return a failed job that can be run again, if it is still here; it is not any more."""
-        work = self.revivable.pop((session, number), None)
-        if work is not None:
-            self._revivable_bytes -= _size(work)
+        found = self.revivable.pop((session, number), None)
+        if found is None:
+            return None
+        work, source = found
+        parts = self._sources.pop(id(source)) - 1
+        if parts:
+            self._sources[id(source)] = parts
+        else:
+            self._revivable_bytes -= _size(source)
         return work
 
     def find(self, session: int, number: int) -> EndedLine | None:
@@ -98,14 +116,11 @@ class History:
         return None
 
 
-def _size(work: Work) -> int:
-    """Return the bytes that a job really holds: that of a map's item its own only, if it can be cut off."""
-    payload = work.payload
-    return len(payload) if isinstance(payload, bytes) else payload.nbytes + _tables(payload)
-
-
-def _tables(payload: Any) -> int:
-    return 8 * len(payload.sizes or ()) if isinstance(payload, Items) else 0
+def _size(payload: Payload) -> int:
+    """Return the bytes that a payload holds, with its table of sizes."""
+    if isinstance(payload, bytes):
+        return len(payload)
+    return payload.nbytes + (8 * len(payload.sizes or ()) if isinstance(payload, Items) else 0)
 
 
 class Result(NamedTuple):

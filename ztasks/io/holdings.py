@@ -254,6 +254,7 @@ class Holdings:
         self.items -= before - sum(size for _, size in relay.open)
         if relay.open:
             return
+        relay.slice = None  # else both would wait for the collection of garbage
         if self.relays.get((relay.session, relay.first)) is relay:
             del self.relays[relay.session, relay.first]
         else:

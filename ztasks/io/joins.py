@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ztasks.core.link import Link
+from ztasks.core.link import MAX_CONTENT_BYTES, Link
 from ztasks.core.roster import Member, Roster
 from ztasks.errors import CannotListen, WireError
 from ztasks.io.books import Books
@@ -32,6 +32,10 @@ MOST_VOIDED: Final = 1000
 
 LOST_NAMES: Final = 1000
 """The names of so many foremen that are lost belong to their keys for the time being."""
+
+LEAST_CONTENT: Final = 256 * 1024 * 1024
+"""A client may send at least so much in one content, and twice what the head may hold: what is too much for that is
+refused, and with what is far too much the client is cut off before it fills the memory."""
 
 LEFT: Final = "it has left"
 
@@ -98,9 +102,11 @@ class Joins:
     def _admit(self, member: Member, replaced: Member | None, message: NetMessage, now: float) -> bool:
         """Let a peer in that has not been, or comes anew; tell whether there was room for it."""
         earlier = self._replace(replaced, member.hello, now) if replaced is not None else None
-        terms = self._terms
-        link = Link(member.lane, self._roster.epoch, now, heartbeat=terms.heartbeat, lease=terms.lease)
-        if member.hello.kind == "client":
+        terms, epoch = self._terms, self._roster.epoch
+        is_client = member.hello.kind == "client"
+        most = max(LEAST_CONTENT, 2 * terms.max_bytes) if is_client else MAX_CONTENT_BYTES
+        link = Link(member.lane, epoch, now, heartbeat=terms.heartbeat, lease=terms.lease, max_content=most)
+        if is_client:
             self._admit_client(Peer(member, link, self._send_to_client, touch=self._touch), message, now)
             return True
         try:

@@ -39,6 +39,8 @@ class Leaver:
         self.wanted: Wanted = "run"
         """`stop`: it hands back what has not begun, finishes what runs, and leaves. `drain`: it finishes all."""
         self.killed = False
+        self.joined = False
+        """Whether it has ever had a head: before, there is no idling."""
         self._terms = terms
         self._started = now
         self._busy_at = now
@@ -78,7 +80,7 @@ class Leaver:
     def keep(self, now: float, *, idle: bool) -> str | None:
         """Leave if the time has come; return a line that says why. `idle`: there is nothing to do."""
         terms = self._terms
-        if not idle:
+        if not idle or not self.joined:
             self._busy_at = now
         if self.wanted == "stop":
             return None
@@ -90,10 +92,10 @@ class Leaver:
             return "it has had nothing to do for its idle-timeout, and leaves"
         return None
 
-    def join_seconds(self, now: float, *, joined: bool) -> float | None:
+    def join_seconds(self, now: float) -> float | None:
         """Return how long a further try to join for the first time may take."""
         timeout = self._terms.join_timeout
-        return None if timeout is None or joined else max(0.0, self._started + timeout - now)
+        return None if timeout is None or self.joined else max(0.0, self._started + timeout - now)
 
     # --- what follows ---
 
@@ -143,7 +145,7 @@ class Leaver:
         terms, due = self._terms, inf
         if terms.walltime is not None and self.wanted != "stop":
             due = self._started + terms.walltime
-        if terms.idle_timeout is not None and idle and self.wanted == "run":
+        if terms.idle_timeout is not None and idle and self.joined and self.wanted == "run":
             due = min(due, self._busy_at + terms.idle_timeout)
         for at in (self._farewell, self._headless):
             if at is not None:

@@ -60,7 +60,7 @@ def job_contents(reports: list[Report], *, leaving: bool) -> list[Content]:
 
 
 def _goes_with_host(loss: Loss, *, leaving: bool) -> bool:
-    """Tell whether a worker has got the same SIGTERM as this foreman, which is leaving: batch systems send it to all.
+    """Tell whether a worker has got the same signal as this foreman, which is leaving: batch systems send it to all.
 
     Then the job is not charged, as none is whose host is lost: the head has it run elsewhere when this foreman is gone.
     """
