@@ -353,7 +353,7 @@ class FakeClient:
         if earlier is not None:
             earlier.lost = True
             head.books.peers.pop(earlier.lane, None)
-            head.clients.on_gone(earlier, self.rig.now, rejoins=True)
+            head.clients.on_gone(earlier, self.rig.now)
         self.peer = head.peer(hello("client", "c", self.session))
         head.books.peers[self.peer.lane] = self.peer
         head.clients.on_join(self.peer, self.rig.now)

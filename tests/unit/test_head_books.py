@@ -320,6 +320,10 @@ def test_a_client_that_wants_it_so_is_given_up_when_it_is_gone_but_not_when_it_c
     assert not any(copy.unwanted for copy in foreman.copies)
     foreman.begin(foreman.copies[0])
     client.lose()
+    rig.settle_all()
+    assert not any(copy.unwanted for copy in foreman.copies)  # it may have been stopped, or cut off, and come back
+    rig.now += SESSION_SECONDS + 1
+    rig.turn()
     foreman.read()
     assert [copy.unwanted for copy in foreman.copies] == [True]
     assert isinstance(rig.journal.operations[-1], Forgot)
@@ -665,6 +669,25 @@ def test_a_doubtful_job_that_was_cancelled_is_stopped_when_it_is_found() -> None
     rig.check_empty()
 
 
+def test_a_job_that_was_stopped_for_an_earlier_head_is_not_run_twice() -> None:
+    """That had given it up, and was killed before this was durable."""
+    rig, client, foreman, _ = fleet()
+    client.submit(once(rig))
+    rig.settle_all()
+    foreman.begin(foreman.copies[0])
+    foreman.join()  # its lane was lost: the job has failed, and is stopped there
+    foreman.read()
+    assert foreman.copies[0].unwanted
+    foreman.end([(foreman.copies[0], "cancelled")])
+    rig.restart()
+    client.join()
+    foreman.join()
+    rig.settle_all()
+    rig.finish()
+    assert (client.ends, rig.begun[1, 1]) == ({1: "failed"}, 1)
+    rig.check_empty()
+
+
 # --- detached jobs, and those that others ask for ---
 
 
@@ -833,6 +856,29 @@ def test_a_job_that_was_run_again_and_has_ended_is_told_to_a_client_that_comes_b
     client.join()
     rig.settle_all()
     assert client.ends == {1: "done"}
+    rig.check_empty()
+
+
+def test_a_job_that_was_cancelled_before_it_was_durable_that_it_runs_again_stays_cancelled() -> None:
+    """The journal believes that it has failed."""
+    rig, client, foreman, task = fleet()
+    client.submit(task)
+    rig.settle_all()
+    foreman.work(["fatal"])
+    rig.settle_all()
+    ids = [f"{1:016x}-1"]
+    answers = Answers(Service(rig))  # type: ignore[arg-type]
+    assert client.peer is not None
+    for what in ("retry", "cancel", "retry", "retry"):
+        client.questions += 1
+        answers.answer(client.peer, Ask(client.questions, what, {"ids": ids}), rig.now)
+        answers.reviving.go_on(rig.now)
+        rig.check()
+    rig.settle_all()
+    answers.reviving.go_on(rig.now)
+    client.read()
+    assert [answer.value for answer, _ in client.answers.values()] == [1, 1, 0, 0]
+    assert ask(rig, client, "job", id=ids[0])[0]["state"] == "cancelled"
     rig.check_empty()
 
 

@@ -133,7 +133,9 @@ def test_what_the_head_hears_of_a_job(how: str, found: str) -> None:
     mine = holdings()
     (job,) = give(mine, [9])
     if how == "cancelled unwanted":
-        assert mine.on_cancel(Cancel(7, [(1, 20)], True)) == [job.owner]
+        wanted = mine.on_cancel(Cancel(7, [(1, 20)], True))
+        assert wanted is not None
+        assert wanted(job)
     ends: dict[str, Any] = {
         "cannot run": WorkersCannotStart("no"), "too large": TooLarge("it is large"), "died": loss(), "failed": FAILURE,
     }  # fmt: skip
@@ -224,11 +226,33 @@ def test_items_that_are_missing_in_a_segment_are_still_here() -> None:
 def test_a_slice_that_is_not_wanted_is_told_as_cancelled_but_only_as_a_whole() -> None:
     mine = holdings()
     (slice_,) = give(mine, [1, 2, 3, 4], whole=True)
-    assert mine.on_cancel(Cancel(7, [(1, 3)], True)) == []
-    assert mine.on_cancel(Cancel(8, [(1, 4)], True)) == []
-    assert mine.on_cancel(Cancel(7, [(3, 2), (1, 2)], True)) == [slice_.owner]
+    assert mine.on_cancel(Cancel(8, [(1, 4)], True)) is None
+    wanted = mine.on_cancel(Cancel(7, [(3, 2), (1, 2)], True))
+    assert wanted is not None
+    assert wanted(slice_)
     slice_.owner.abandon(1, 4, None)
     assert told(mine) == [("cancelled", number) for number in (1, 2, 3, 4)]
+
+
+def test_of_a_slice_that_is_wanted_in_part_the_rest_goes_on_and_the_part_comes_back() -> None:
+    mine = holdings()
+    (slice_,) = give(mine, [1, 2, 3, 4], whole=True)
+    wanted = mine.on_cancel(Cancel(7, [(2, 2)], True))
+    assert wanted is not None
+    assert not wanted(slice_)
+    assert [wanted(slice_.part(place, place + 1)) for place in range(4)] == [False, True, True, False]
+    slice_.owner.abandon(2, 2, None)
+    assert told(mine) == [("returned", 2), ("returned", 3)]
+
+
+def test_what_a_leaving_foreman_does_not_tell_is_still_its_own_when_it_joins_anew() -> None:
+    mine = holdings()
+    (job,) = give(mine, [9])
+    death = DeathCertificate(pid=1, signal="SIGTERM")
+    job.owner.fail(msgspec.structs.replace(loss(), certificates=(death,)))
+    assert mine.take_reports(leaving=True) == []
+    assert mine.empty
+    assert mine.held([]).holdings == [Holding(7, 9, 1, 1)]
 
 
 def test_results_in_one_list_are_passed_on_as_they_are() -> None:

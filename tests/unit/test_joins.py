@@ -12,6 +12,7 @@ from head_rig import FakeClient, FakeJournal, Head, Rig
 from ztasks.core.roster import Roster
 from ztasks.errors import BadKeyStore, CannotListen, WireError
 from ztasks.io import lifesigns
+from ztasks.io.books import SESSION_SECONDS
 from ztasks.io.joins import Joins
 from ztasks.io.lifesigns import LifeSigns
 from ztasks.io.net import Received
@@ -182,6 +183,9 @@ def test_a_client_that_comes_anew_keeps_its_jobs_also_if_it_wants_them_cancelled
     second = door.greet(hello("client", incarnation=9, after=first.lane))
     assert (session.lane, door.books.fleet.pending) == (second.lane, 3)
     door.joins.lose(door.peer(second), 101.0, "it is silent")
+    door.head.clients.look_after_gone(101.0)
+    assert door.books.fleet.pending == 3  # it may come back
+    door.head.clients.look_after_gone(101.0 + SESSION_SECONDS)
     assert (door.books.sessions, door.books.fleet.pending) == ({}, 0)
 
 

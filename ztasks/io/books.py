@@ -87,8 +87,7 @@ class Books:
         books = self.sessions.get(session)
         if work is not None or books is None or number not in books.undurable:
             return work
-        pending = next(each for each in books.pending if each.first <= number < each.first + each.size)
-        return next((each for each in pending.works if each.first <= number < each.end), None)
+        return next((each for one in books.pending for each in one.works if each.first <= number < each.end), None)
 
     def on_durable(self, operation: int, now: float) -> list[Session]:
         """All operations up to this one are durable: what waited for that may run. Return the sessions of that work."""
@@ -212,6 +211,8 @@ class Books:
         """The journal has dropped outcomes that nobody fetched in time."""
         for number, first, count in ranges:
             self.results.drop_range(number, first, count)
+            for each in range(first, first + count) if count <= len(self.history.revivable) else ():
+                self.history.take(number, each)  # what the journal has forgotten cannot be run again durably
             session = self.sessions.get(number)
             if session is not None:
                 session.stored.discard(first, count)

@@ -82,8 +82,8 @@ class ClientDesk:
         self._books.gone.pop(session.number, None)
         peer.on_room = partial(self._books.telling.feed, session)
 
-    def on_gone(self, peer: Peer, now: float, *, rejoins: bool = False) -> None:
-        """A client is gone, or has not been heard of for its lease; or it `rejoins`."""
+    def on_gone(self, peer: Peer, now: float) -> None:
+        """A client is gone, or has not been heard of for its lease, or joins anew."""
         books = self._books
         books.telling.forget_questions(peer)
         session = books.sessions.get(peer.member.hello.incarnation)
@@ -92,9 +92,7 @@ class ClientDesk:
         session.lane = None
         session.untold.clear()
         books.look_later(session, now)
-        if session.cancel_on_exit and not rejoins:
-            self.forget(session, now)
-        elif session.left:
+        if session.left:
             self._end_if_idle(session)
 
     def _leave(self, session: Session, leaving: Leaving, now: float) -> None:
@@ -142,7 +140,7 @@ class ClientDesk:
             number, _ = first
             del books.gone[number]
             session = books.sessions[number]
-            if not session.journaled and not session.left:
+            if (session.cancel_on_exit or not session.journaled) and not session.left:
                 self.forget(session, now)
             session.spill(books.ledger.durable)
             if session.left:

@@ -114,6 +114,11 @@ def refusal(refused: Refused) -> ZtasksError:
         return HeadFull(f"the head has no room for more: {why}. The job was not accepted; try again later.")
     if refused.code == "stopping":
         return HeadLost(f"the head takes no more work in: {why}. The job was not accepted.")
+    if refused.code == "dropped":
+        return HeadLost(
+            f"the job has ended, but {why}: it is not run again. `ztasks head --keep` and `--keep-bytes` say how long, and "
+            "how much, is kept for clients that are away."
+        )
     if refused.code == "unknown":
         return HeadLost(
             f"{why}. at_most_once forbids to run the job again: it may have begun. What it has done until then is done."

@@ -233,12 +233,12 @@ class Foreman:
             holdings.forget(message.keys)
 
     def _cancel(self, cancel: Cancel) -> None:
-        found = set(self._holdings.on_cancel(cancel))
-        if not found:
+        wanted = self._holdings.on_cancel(cancel)
+        if wanted is None:
             return
-        self._head.post(lambda: self._head.cancel_unbegun(lambda slice_: slice_.owner in found))
+        self._head.post(lambda: self._head.cancel_unbegun(wanted))
         if cancel.running:
-            self._head.post(lambda: self._head.stop_begun(lambda slice_: slice_.owner in found))
+            self._head.post(lambda: self._head.stop_begun(wanted))
 
     def _hand_back(self) -> None:
         """Give back what has not begun."""

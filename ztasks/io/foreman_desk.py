@@ -39,7 +39,7 @@ from ztasks.wire.link import (
 )
 from ztasks.wire.link_codec import decode_from_foreman, encode, items_in
 from ztasks.wire.loss import Loss
-from ztasks.wire.outcomes import items_of, packed, with_items
+from ztasks.wire.outcomes import items_of, number_at, packed, with_items
 from ztasks.wire.payload import Items, Pickled, pack
 
 MOST_UNRECORDED: Final = 100
@@ -47,6 +47,8 @@ MOST_UNRECORDED: Final = 100
 
 MOST_LOOKED_AT: Final = 1000
 """At so many items of a holding it is looked for the first that has not ended."""
+
+STOPPED: Final = "the job was stopped: an earlier run of the head had given it up"
 
 SHOWN: Final = 16 * 1024
 """How many characters of each part of a death certificate are kept."""
@@ -96,6 +98,7 @@ class ForemanDesk:
         """A foreman is gone, or has not been heard of for its lease."""
         self._take_back(peer, now)
         self._books.end_by_head(self._books.fleet.on_lost(peer.lane, now, why))
+        self.expire(now)
         self._names_changed = True
 
     def on_alive(self, peer: Peer, alive: Alive) -> None:
@@ -161,10 +164,26 @@ class ForemanDesk:
         items = items_of(outcome, frames[1:])
         if any(type(failure) is Loss for failure in outcome.failures):
             raise WireError("a foreman tells of a loss, which only a head does")
+        if outcome.cancelled:
+            self._give_up_stopped(peer, outcome, now)
         settled = self._books.fleet.on_outcome(peer.lane, outcome, now)
         self._books.end_by_foreman(outcome, items, frames, settled.ended, settled.skip)
         self._settle(Settled([], [], settled.retried))
         self._cancel_copies()
+
+    def _give_up_stopped(self, peer: Peer, outcome: Outcome, now: float) -> None:
+        """Jobs were stopped, which nobody here has wanted: a head that was killed had, and it may not be known why.
+
+        Others are run again. Those that must not run twice are lost.
+        """
+        for offset in outcome.cancelled:
+            number = number_at(outcome, offset)
+            work = self._books.fleet.find(outcome.session, number)
+            if work is None or not work.spec.options.at_most_once or work.stopping:
+                continue
+            death = DeathCertificate(pid=outcome.pid, host=outcome.host, reason=STOPPED)
+            died = Died(outcome.session, number, work.attempt, False, death)
+            self._settle(self._books.fleet.on_died(peer.lane, died, now))
 
     def _settle(self, settled: Settled) -> None:
         """Write down who was charged, and tell of what the head has ended."""
@@ -302,6 +321,7 @@ class ForemanDesk:
         work = beginning.work
         self._books.fleet.on_returned(beginning.peer.lane, work.session, [(work.first, 1)], now)
         self._note_not_begun([work])
+        self.expire(now)
 
     def _take_back(self, peer: Peer, now: float) -> None:
         """A foreman's lane is void: what was to be sent down it has not begun."""

@@ -16,7 +16,7 @@ from ztasks.core.ranges import Ranges
 from ztasks.core.slices import RunTime, Slice, TaskBooks
 from ztasks.errors import InvalidOption, WireError
 from ztasks.io.deliver import Segment
-from ztasks.io.reports import Content, job_contents, segment_contents
+from ztasks.io.reports import Content, job_contents, segment_contents, untold
 from ztasks.wire.callables import ShippedCallable
 from ztasks.wire.link import Batch, Cancel, Define, Held, Holding, Range
 from ztasks.wire.link_codec import items_in
@@ -120,6 +120,8 @@ class Holdings:
         self._defined: dict[bytes, tuple[Define, ShippedCallable, Options, RunTime]] = {}
         self._tasks: OrderedDict[tuple[bytes, int, str, bool, bool], TaskBooks] = OrderedDict()
         self._on_report = on_report
+        self._untold: list[Holding] = []
+        """Items of which the head is not told that they had begun, since this foreman is leaving: still its own."""
 
     @property
     def empty(self) -> bool:
@@ -204,16 +206,24 @@ class Holdings:
                 self._tasks.popitem(last=False)
         return task
 
-    def on_cancel(self, cancel: Cancel) -> list[Relay]:
-        """Take in that items are not wanted any more; return those that are here."""
+    def on_cancel(self, cancel: Cancel) -> Callable[[Slice], bool] | None:
+        """Take in that items are not wanted any more; return what tells those that are here, or None if there are none.
+
+        Where only a part of a slice is meant, its items come back, and the head knows that they are not wanted.
+        """
         items_in(cancel.ranges)
         wanted = Ranges(cancel.ranges)
-        found = []
+        found: set[Relay] = set()
         for relay in [*self.relays.values(), *self._older]:
-            if relay.session == cancel.session and not any(wanted.without(*range_) for range_ in relay.open):
-                relay.cancelled = True
-                found.append(relay)
-        return found
+            if relay.session != cancel.session:
+                continue
+            left = sum(count for range_ in relay.open for _, count in wanted.without(*range_))
+            if left < sum(count for _, count in relay.open):
+                relay.cancelled = relay.cancelled or not left
+                found.add(relay)
+        if not found:
+            return None
+        return lambda slice_: slice_.owner in found and not wanted.without(slice_.first, slice_.count)
 
     # --- from the crew ---
 
@@ -230,6 +240,7 @@ class Holdings:
         while self.reports:
             report = self.reports.popleft()
             relay = report.relay
+            self._untold += untold(relay, report.rest, leaving=leaving)
             if isinstance(report.rest, Segment):
                 contents += segment_contents(relay, report.rest, back=_Back, leaving=leaving)
                 self._close(relay, report.rest)
@@ -284,7 +295,7 @@ class Holdings:
 
     def held(self, contents: list[Content]) -> Held:
         """Return what is here, `contents` of outcomes included."""
-        holdings = [holding for content in contents for holding in content.holdings]
+        holdings = [holding for content in contents for holding in content.holdings] + self._untold
         for relay in [*self.relays.values(), *self._older]:
             holdings += [Holding(relay.session, first, count, relay.attempt) for first, count in relay.open]
         latest: dict[tuple[int, int, int], Holding] = {}

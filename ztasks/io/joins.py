@@ -147,7 +147,7 @@ class Joins:
             return None
         if not peer.is_foreman:
             self._close(peer)
-            self._clients.on_gone(peer, now, rejoins=True)
+            self._clients.on_gone(peer, now)
             return None
         if member.hello.incarnation != hello.incarnation:
             self.lose(peer, now, "a newer one has its name")

@@ -67,6 +67,17 @@ def _goes_with_host(loss: Loss, *, leaving: bool) -> bool:
     return leaving and loss.what != "timeout" and loss.certificates[-1].signal in ("SIGTERM", "SIGKILL")
 
 
+def untold(relay: Relay, rest: object, *, leaving: bool) -> list[Holding]:
+    """Return the items of a report of which the head is told nothing."""
+    failures = rest.failures.items() if isinstance(rest, Segment) else [(0, rest)]
+    first = rest.first if isinstance(rest, Segment) else relay.first
+    return [
+        Holding(relay.session, first + place, 1, relay.attempt)
+        for place, failure in failures
+        if isinstance(failure, Loss) and _goes_with_host(failure, leaving=leaving)
+    ]
+
+
 def _comes_back(relay: Relay, rest: object) -> bool:
     """Tell whether a job that has no result was not run, and shall be run elsewhere."""
     if rest is None:

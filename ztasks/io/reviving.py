@@ -86,8 +86,13 @@ class Reviving:
         """Queue a failed job again; its outcome is kept for whoever asks, unless its client comes back for it."""
         books = self._books
         opened = books.sessions.get(session)
-        if books.find(session, number) is not None or (opened is not None and opened.untold):
-            return False  # it is run already; or its client is just being told much, this perhaps among it
+        if books.find(session, number) is not None:
+            return False  # it is run already
+        if opened is not None and (opened.untold or any(each.has(number) for each in opened.pending)):
+            return False  # its client is just being told much, this perhaps among it; or it was cancelled just now
+        last = books.history.find(session, number)
+        if last is not None and last.state not in ("failed", "expired"):
+            return False  # the journal may not know yet
         stored = self._has_failed(session, number)
         work = books.history.take(session, number)
         if work is None and stored:

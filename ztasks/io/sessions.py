@@ -38,6 +38,10 @@ class Pending(NamedTuple):
     works: list[Work]
     """Fewer than there were at first if some were cancelled."""
 
+    def has(self, number: int) -> bool:
+        """Tell whether an item is part of it, or was before it was cancelled."""
+        return self.first <= number < self.first + self.size
+
 
 class Weight:
     """How many bytes all sessions keep in memory."""

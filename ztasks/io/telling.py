@@ -115,7 +115,7 @@ class Telling:
                 self._say(session, peer, session.keep(frames, [(first, stop - first)], 0))
             first = stop
         if gone:
-            peer.say(encode(Refused(list(gone), "unknown", GONE)))
+            peer.say(encode(Refused(list(gone), "dropped", GONE)))
         if first < end:
             session.untold.appendleft((first, end - first))
 

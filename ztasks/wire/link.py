@@ -292,7 +292,7 @@ class Refused(Struct, tag="refused", frozen=True):
     """These items are not accepted, or have been lost."""
 
     ranges: list[Range]
-    code: Literal["full", "unknown", "invalid", "stopping"]
+    code: Literal["full", "unknown", "dropped", "invalid", "stopping"]
     why: str
 
 

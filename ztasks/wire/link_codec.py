@@ -136,6 +136,8 @@ def _check_outcome(outcome: Outcome) -> None:
     for offsets in (outcome.withheld, outcome.cancelled):
         if offsets and not (min(offsets) >= 0 and max(offsets) < count):
             raise WireError(f"offsets beyond {count} items")
+    if outcome.cancelled and not {failure.offset for failure in outcome.failures}.isdisjoint(outcome.cancelled):
+        raise WireError("an item has both failed and been cancelled")
     if not 0 <= outcome.busy < MAX_SECONDS:
         raise WireError(f"items took {outcome.busy} s")
 
