@@ -96,7 +96,7 @@ def test_the_interface_of_an_executor(head: FakeHead) -> None:
         client.submit(jobs.square, 1)
     with pytest.raises(ztasks.ExecutorClosed):
         client.map(jobs.square, [1])
-    assert not head.links
+    support.wait_for(lambda: not head.links, "the end of the link")
     (leaving,) = head.of(Leaving)
     assert not leaving.cancel
 
@@ -173,7 +173,7 @@ def test_coroutines_await_futures(head: FakeHead) -> None:
             return [first, *rest]
 
     assert asyncio.run(work()) == [9, *(number**2 for number in range(20))]
-    assert not head.links
+    support.wait_for(lambda: not head.links, "the end of the link")
 
 
 def test_a_coroutine_that_is_cancelled_cancels_its_job(head: FakeHead) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import chain
 
 from ztasks.core.fleet_books import note_range
 from ztasks.core.fleet_endings import expired, lost_with_host
@@ -253,10 +254,14 @@ class Fleet(FleetOutcomes):
         """Items that foremen hold."""
         return self.counts()["assigned"]
 
-    def works(self) -> Iterator[Work]:
-        """Yield all works that have not ended."""
-        for books in list(self._sessions.values()):
-            yield from books.works()
+    def works(self, *, assigned: bool = False) -> Iterator[Work]:
+        """Yield all works that have not ended, or (`assigned`) only those that foremen hold, which come first."""
+        for lane in self.lanes.values():
+            yield from lane.held()
+        for books in self._sessions.values() if not assigned else ():
+            for work in chain(books.jobs.values(), books.slices.values()):
+                if work.batch is None:
+                    yield work
 
     def has_session(self, session: int) -> bool:
         """Tell whether any work of a session has not ended."""

@@ -150,7 +150,8 @@ class Answers:
         if not isinstance(limit, int) or not 0 < limit <= MOST_LISTED:
             raise Refusal("invalid", f"the limit must be a number from 1 to {MOST_LISTED}")
         lines: list[dict[str, Any]] = []
-        for work in chain(self._books.fleet.works(), self._books.doubtful.values()) if state not in _ENDS else ():
+        works = self._books.fleet.works(assigned=state == "running")
+        for work in chain(works, self._books.doubtful.values()) if state not in _ENDS else ():
             if len(lines) >= limit:
                 break
             if state in (None, word := self._word(work)):

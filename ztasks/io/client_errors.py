@@ -116,8 +116,8 @@ def refusal(refused: Refused) -> ZtasksError:
         return HeadLost(f"the head takes no more work in: {why}. The job was not accepted.")
     if refused.code == "dropped":
         return HeadLost(
-            f"the job has ended, but {why}: it is not run again. `ztasks head --keep` and `--keep-bytes` say how long, and "
-            "how much, is kept for clients that are away."
+            f"the job has ended, but {why}: it is not run again. `ztasks head --keep` and `--keep-bytes` say how long, "
+            "and how much, is kept for clients that are away."
         )
     if refused.code == "unknown":
         return HeadLost(
