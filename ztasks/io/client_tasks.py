@@ -14,7 +14,7 @@ from ztasks.core.slices import TaskBooks
 from ztasks.errors import JobTimeout
 from ztasks.io.client_lots import Lot
 from ztasks.wire.callables import ShippedCallable
-from ztasks.wire.link import Define, Submit
+from ztasks.wire.link import WINDOW_BYTES, Define, Submit
 from ztasks.wire.link_codec import encode
 from ztasks.wire.outcomes import with_items
 
@@ -22,6 +22,12 @@ PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 REMEMBERED: Final = 1024
 """So many tasks and paths are kept; the oldest go first."""
+
+FEED_BYTES: Final = 2 * WINDOW_BYTES
+"""No more is submitted while so many bytes are not acknowledged: what waits can still be cancelled here."""
+
+MOST_DEFINED: Final = 1000
+"""So many tasks a client takes as known to the head, which forgets idle ones beyond ten times as many."""
 
 
 class Definitions:

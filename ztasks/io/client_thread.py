@@ -30,19 +30,16 @@ from ztasks.io.client_link import HeadLink, Patience
 from ztasks.io.client_lots import Lot
 from ztasks.io.client_outcomes import bring
 from ztasks.io.client_questions import Question, Questions, Reply
-from ztasks.io.client_tasks import Definitions, submission
+from ztasks.io.client_tasks import FEED_BYTES, MOST_DEFINED, Definitions, submission
 from ztasks.io.inbox import Inbox
 from ztasks.io.join import JoinFile
 from ztasks.io.refusals import closed_meanwhile
-from ztasks.wire.link import WINDOW_BYTES, Accepted, Ask, Cancel, Leaving, Outcome, Range, Refused, Welcome
+from ztasks.wire.link import Accepted, Ask, Cancel, Leaving, Outcome, Range, Refused, Welcome
 from ztasks.wire.link_codec import decode_to_client, encode
 from ztasks.wire.outcomes import items_of
 
 if TYPE_CHECKING:
     from ztasks.client_future import ClientFuture
-
-FEED_BYTES: Final = 2 * WINDOW_BYTES
-"""No more is submitted while so many bytes are not acknowledged: what waits can still be cancelled here."""
 
 FAREWELL_SECONDS: Final = 2.0
 """How long the head may take to acknowledge that this client leaves."""
@@ -260,7 +257,10 @@ class RemoteHead:
     def _submit(self, link: Link, lot: Lot) -> None:
         define = self._definitions.of(lot.task)
         if define.key not in self._defined:
-            self._defined.add(define.key)
+            self._defined = {
+                *list(self._defined)[:MOST_DEFINED],
+                define.key,
+            }
             link.send([encode(define), lot.task.callable.pickled])
         link.send(submission(define, lot, durable=self._terms.durable))
 
