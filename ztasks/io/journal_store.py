@@ -245,9 +245,9 @@ class Store:
         """Make two of the outcome that holds this item and the one before it; both keep the whole content."""
         connection = self.connection
         row = connection.execute(
-            "SELECT id, first + count - ?2, state FROM outcomes WHERE session = ?1 AND first < ?2 "
+            "SELECT id, first + count - ?, state FROM outcomes WHERE session = ? AND first < ? "
             "ORDER BY first DESC LIMIT 1",
-            (session, number),
+            (number, session, number),
         ).fetchone()
         if row is None or row[1] <= 0 or not row[2]:
             return
