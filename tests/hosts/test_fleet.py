@@ -129,7 +129,7 @@ def test_what_outlives_a_part_that_has_ended_by_itself_is_noticed(fleets: Any) -
     script.process.wait(support.DEADLINE)
     with pytest.raises(AssertionError, match=r"script has left behind process \d+"):
         fleet.close()
-    assert script.processes() == set()
+    support.wait_for(lambda: not script.processes(), "the end of what it has left behind")
 
 
 def test_the_directory_of_a_killed_part_is_swept(fleets: Any) -> None:
