@@ -297,6 +297,27 @@ def test_what_may_run_only_once_is_not_submitted_anew(books: ClientBooks) -> Non
     assert taken(books) == []
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_may_run_only_once_and_was_not_answered_is_lost_with_a_head_that_had_no_journal(
+    books: ClientBooks, durable: bool
+) -> None:
+    owner = MapOwner()
+    books.join(cancel_on_exit=False, epoch=5)
+    one, other, _ = add(books, job(ONCE), job(), slice_of(owner, 0, 2, task("m", map_number=1, at_most_once=True)))
+    before = taken(books)
+    books.join(cancel_on_exit=False, epoch=5, durable=durable)
+    assert len(taken(books)) == len(before), "the same head knows what it has heard of"
+    books.join(cancel_on_exit=False, epoch=6, durable=durable)
+    again = taken(books)
+    if durable:
+        assert len(again) == len(before)
+        return
+    assert [lot.task.options.at_most_once for lot in again] == [False]
+    assert [type(end) for end in one.owner.ends] == [HeadLost]
+    assert not other.owner.ends
+    assert [type(ends[0]) for ends in owner.ends.values()] == [HeadLost, HeadLost]
+
+
 # --- outcomes ---
 
 

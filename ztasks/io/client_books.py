@@ -33,6 +33,7 @@ class ClientBooks:
 
     def __init__(self, session: int) -> None:
         self.session = session
+        self._epoch = 0
         self.accepted = 0
         """All numbers up to this one have been accepted or refused."""
         self.waiting: deque[Slice] = deque()
@@ -144,11 +145,27 @@ class ClientBooks:
 
     # --- a new link ---
 
-    def join(self, *, cancel_on_exit: bool) -> Resume:
-        """There is a new link: return what it begins with; what is not known to be accepted is submitted again."""
+    def join(self, *, cancel_on_exit: bool, epoch: int = 0, durable: bool = True) -> Resume:
+        """There is a new link: return what it begins with; what is not known to be accepted is submitted again.
+
+        But if it is with another run of the head (`epoch`), and nothing of the one before is in a journal (`durable`),
+        what must not run twice is lost: it may have begun there.
+        """
+        if self._epoch not in (0, epoch) and not durable:
+            self._lose_unheard()
+        self._epoch = epoch
         self._again = deque(self._sent)
         outstanding = [range_ for range_ in self.ranges() if range_[0] <= self.accepted]
         return Resume(outstanding, self.accepted, cancel_on_exit)
+
+    def _lose_unheard(self) -> None:
+        for first, last in list(self._sent):
+            sent = self._slices.get(first)
+            job = next((self.jobs[number] for number in range(first, last + 1) if number in self.jobs), None)
+            task = sent.slice.task if sent is not None else job.task if job is not None else None
+            if task is not None and task.options.at_most_once:
+                why = "the head was started anew, and had not said whether it has accepted this job"
+                self.on_refused(Refused([(first, last - first + 1)], "unknown", why))
 
     def ranges(self) -> list[Range]:
         """Return the numbers of all that has not ended, as ranges that end where acceptance does."""

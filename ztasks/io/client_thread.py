@@ -212,7 +212,8 @@ class RemoteHead:
         """There is a new link: say what is waited for, and what is not wanted any more; ask again what was asked."""
         self.lost = None
         self._defined.clear()
-        link.send([encode(self._books.join(cancel_on_exit=self._terms.cancel_on_exit))])
+        leaves, durable = self._terms.cancel_on_exit, self._durable
+        link.send([encode(self._books.join(cancel_on_exit=leaves, epoch=welcome.epoch, durable=durable))])
         for ranges, running in zip(self._books.unwanted(), (False, True), strict=True):
             self._say_cancel(ranges, running=running)
         self._questions.again()
