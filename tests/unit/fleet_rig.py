@@ -18,6 +18,7 @@ import msgspec
 from fleet_invariants import check_fleet, check_known, check_send
 
 from ztasks.core.fleet import Ended, Fleet, HostSend, Offer, Settled, TaskSpec, Work
+from ztasks.core.ranges import Ranges
 from ztasks.wire.certificate import DeathCertificate
 from ztasks.wire.link import Define, Died, Holding, Outcome, Range, Returned
 from ztasks.wire.link_codec import check_tables, decode_from_foreman, encode
@@ -241,10 +242,11 @@ class FleetRig:
         self._cancelled(wanted, running, self.fleet.on_cancel(session, ranges, running, self.now))
 
     def forget(self, session: int, keep: Iterable[int] = ()) -> None:
-        """The client is gone for good."""
-        kept = set(keep)
-        wanted = [item for item in self.alive() if item[0] == session and item[1] not in kept]
-        self._cancelled(wanted, True, self.fleet.forget_session(session, keep=kept, now=self.now))
+        """The client is gone for good: as a head does it, all its numbers are cancelled but for some."""
+        unwanted = Ranges([(1, 2**62)])
+        for number in keep:
+            unwanted.discard(number, 1)
+        self.cancel(session, list(unwanted), running=True)
 
     def _cancelled(
         self, wanted: list[Item], running: bool, answer: tuple[list[Ended], list[tuple[int, int, Range]]]

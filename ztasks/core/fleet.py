@@ -10,7 +10,7 @@ It does no I/O. Methods `on_*` take in what has happened; `dispatch` returns wha
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from ztasks.core.fleet_books import note_range
@@ -74,21 +74,6 @@ class Fleet(FleetOutcomes):
         elif running and not work.stopping:
             self._isolate(work, first, count).stopping = True
             note_range(tell, work.batch.lane.number, work.session, first, count)
-
-    def forget_session(
-        self, session: int, *, keep: Set[int] = frozenset(), now: float = 0.0
-    ) -> tuple[list[Ended], list[tuple[int, int, Range]]]:
-        """Cancel all work of a session, also what has begun, but for the items to keep. As `on_cancel`."""
-        books = self._sessions.get(session)
-        if books is None:
-            return [], []
-        unwanted: list[Range] = []
-        for work in books.works():
-            if keep:
-                unwanted += [(number, 1) for number in range(work.first, work.end) if number not in keep]
-            else:
-                unwanted.append((work.first, work.count))
-        return self.on_cancel(session, unwanted, True, now)
 
     def expire(self, now: float) -> list[Ended]:
         """End what has not begun in time; return also what was to be cancelled and has come back since last time."""

@@ -117,7 +117,7 @@ class Holdings:
         self._older: set[Relay] = set()
         self._unacknowledged: deque[tuple[float, Content]] = deque()
         """What the head is told, and the chunk with which it is acknowledged; infinity if there is no link."""
-        self._defined: dict[bytes, tuple[Define, ShippedCallable, Options, RunTime]] = {}
+        self._defined: dict[bytes, tuple[ShippedCallable, Options, RunTime]] = {}
         self._tasks: OrderedDict[tuple[bytes, int, str, bool, bool], TaskBooks] = OrderedDict()
         self._on_report = on_report
         self._untold: list[Holding] = []
@@ -146,7 +146,7 @@ class Holdings:
         except InvalidOption as error:
             raise WireError(f"a task is defined with options that cannot be: {error}") from error
         shipped = ShippedCallable(define.key, callable_, define.name, not define.by_value)
-        self._defined[define.key] = define, shipped, options, RunTime()
+        self._defined[define.key] = shipped, options, RunTime()
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Forget tasks: the head will define them again."""
@@ -192,7 +192,7 @@ class Holdings:
         if task is not None:
             self._tasks.move_to_end(name)
         else:
-            _, shipped, options, run_time = self._defined[batch.key]
+            shipped, options, run_time = self._defined[batch.key]
             task = self._tasks[name] = TaskBooks(
                 shipped,
                 options,
