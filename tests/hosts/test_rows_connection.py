@@ -288,6 +288,22 @@ def test_row_29_a_silent_connection_is_given_up_on_both_sides(
             line.resume()
 
 
+def test_row_29_a_foreman_whose_lane_is_silent_learns_otherwise_that_it_may_leave(tmp_path: Path) -> None:
+    """Receipts come down the lane. The head's signs of life, which come on control too, say the same."""
+    notes, go = tmp_path / "notes", tmp_path / "go"
+    with Fleet(tmp_path, lease=LEASE) as fleet:
+        fleet.start_head()
+        through = fleet.proxy()
+        foreman = fleet.start_foreman("a", through=through)
+        with jobs.using(fleet.client()) as client:
+            future = client.submit(jobs.hold, str(notes), 1, str(go))
+            jobs.wait_for_note(notes, "begun 1")
+            through.lanes.swallow()
+            go.touch()
+            assert future.result(DEADLINE) == (1, 1, "a")
+        assert foreman.stop() == 0
+
+
 def test_row_29_a_client_that_hears_nothing_joins_anew_and_has_its_results(
     quiet_ways: tuple[Ways, Part], tmp_path: Path
 ) -> None:

@@ -196,6 +196,7 @@ class Foreman:
         elif isinstance(message, Alive):
             if joining.on_alive(message, now) and link is not None:
                 link.on_alive(message, now, behind=not on_control)
+                self._holdings.on_acknowledged(link.acknowledged_there)
                 if message.wanted != "run" and self._leaver.stop(message.wanted):
                     self._say(f"the head wants this worker to {message.wanted}")
             elif joining.link is None:
