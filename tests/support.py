@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
@@ -84,6 +84,19 @@ def alive(pid: int) -> bool:
 def wait_gone(pids: set[int], seconds: float = DEADLINE) -> None:
     """Wait until none of these processes runs."""
     wait_for(lambda: not any(map(alive, pids)), f"the end of processes {pids}", seconds)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return how much processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def busy(pids: Iterable[int], seconds: float) -> float:
+    """Return which part of a processor some processes use together, over so many seconds."""
+    before = sum(map(cpu_seconds, pids))
+    sleep(seconds)
+    return (sum(map(cpu_seconds, pids)) - before) / seconds
 
 
 def resident() -> int:

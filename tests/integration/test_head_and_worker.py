@@ -60,6 +60,28 @@ def parts(
             yield fleet, head, foreman, client
 
 
+# --- nothing to do ---
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_who_has_nothing_to_do_uses_no_processor(tmp_path: Path, journal: bool) -> None:
+    """Before the first job, behind the last, and when a worker has left, or was killed: about none, not a whole one."""
+    with Fleet(tmp_path, journal=journal, lease="1s") as fleet:
+        head = fleet.start_head()
+        for turn in range(4):
+            foreman = fleet.start_foreman("a", workers=1)
+            assert support.busy([*head.processes(), *foreman.processes()], 0.5) < 0.2
+            with jobs.using(fleet.client()) as client:
+                assert list(client.map(jobs.nothing, range(100))) == list(range(100))
+                assert support.busy([*head.processes(), *foreman.processes(), os.getpid()], 0.5) < 0.2
+            if turn % 2:
+                foreman.kill()
+            else:
+                assert foreman.stop() == 0
+            head.wait_for("is gone", count=turn + 1)
+            assert support.busy(head.processes(), 0.5) < 0.2
+
+
 # --- a worker leaves ---
 
 

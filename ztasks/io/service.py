@@ -150,8 +150,10 @@ class Service:
             self._note_epoch()
             self.books.end_damaged()
         gate: Any = self._sockets.gatekeeper.socket
-        for sock in (self._router, self._sink, self._control, gate):
+        for sock in (self._router, self._sink, gate):
             self._selector.register(sock.descriptor(), selectors.EVENT_READ, _nothing)
+        # Nothing is read from this one, and without foremen nothing is sent: it takes in who has gone when it is asked.
+        self._selector.register(self._control.descriptor(), selectors.EVENT_READ, self._control.writable)
 
     def _note_epoch(self) -> None:
         """Write down which run of the head this is, before anybody is told: the next one must have a greater number."""
