@@ -404,6 +404,30 @@ def test_a_join_is_kept_while_the_head_is_heard() -> None:
     assert joining.link is None
 
 
+@pytest.mark.parametrize("how", ["silence", "void"])
+def test_a_head_is_missed_once_for_each_lane_that_is_lost(how: str) -> None:
+    joining, lease = Joining(HELLO, 0.0), welcome(5).lease
+    assert not joining.missed(1000.0), "it has not been there yet"
+    for lane, begin in (5, 1000.0), (6, 2000.0):
+        joining.on_welcome(welcome(lane), begin)
+        assert not joining.missed(begin + lease - 0.1)
+        if how == "void":
+            assert joining.on_void(Void(lane), begin + 3.0)
+            assert not joining.missed(begin + lease + 2.9), "it has just been heard"
+            assert joining.missed(begin + lease + 3.0)
+        else:
+            assert joining.keep(begin + lease + 0.1)
+            assert joining.missed(begin + lease + 0.1)
+        assert not joining.missed(begin + 3 * lease), "told already"
+
+
+def test_who_is_refused_does_not_miss_its_head() -> None:
+    joining = Joining(HELLO, 0.0)
+    joining.on_welcome(welcome(5), 1.0)
+    assert joining.on_reject(Reject(11, "fenced", "go"))
+    assert not joining.missed(1000.0)
+
+
 def test_a_refusal_is_for_one_incarnation_and_is_final() -> None:
     joining = Joining(HELLO, 0.0)
     assert not joining.on_reject(Reject(12, "full", "no lane is free"))

@@ -34,6 +34,7 @@ class Joining:
         self._hello = hello
         self._hello_at = now
         self._pause = FIRST_PAUSE
+        self._is_missed = False
         self._deadline = None if join_timeout is None else now + join_timeout
 
     def hello(self, now: float) -> Hello | None:
@@ -55,6 +56,7 @@ class Joining:
         self.welcome = welcome
         self.link = Link(welcome.lane, welcome.epoch, now, heartbeat=welcome.heartbeat, lease=welcome.lease)
         self.lost_since = None
+        self._is_missed = False
         self._deadline = None
         return self.link
 
@@ -97,9 +99,19 @@ class Joining:
     def keep(self, now: float) -> bool:
         """Give the lane up if its lease is over; tell whether that was so."""
         if self.link is not None and self.link.expired(now):
+            heard = self.link.heard
             self.lose(now)
+            self.lost_since = heard
             return True
         return False
+
+    def missed(self, now: float) -> bool:
+        """Tell, once for each lane that is lost, that for a lease there has been no other."""
+        if self.welcome is None or self.link is not None or self.refused is not None or self._is_missed:
+            return False
+        assert self.lost_since is not None, "there is no link"
+        self._is_missed = now - self.lost_since >= self.welcome.lease
+        return self._is_missed
 
     def too_late(self, now: float) -> bool:
         """Tell whether the first join has taken too long."""

@@ -326,8 +326,9 @@ class Foreman:
             self._greet_at = None
             self._joining = joining = Joining(self._hello, now, leaver.join_seconds(now))
         if joining.keep(now):
-            self._say("the head has not been heard of for a while; jobs that run go on, and it is looked for")
             self._close_lane()
+        if joining.missed(now):
+            self._say("the head has not been heard of for a while; jobs that run go on, and it is looked for")
         if joining.too_late(now):
             leaver.fail(no_head(self._join, self._join_timeout or 0.0, net.trouble()))
         if (why := self._head.why_ended()) is not None:
