@@ -535,7 +535,8 @@ def test_a_worker_is_a_row_for_people() -> None:
 def test_trouble_of_a_head_is_told() -> None:
     calm = {"ztasks": "1", "uptime": 60, "workers": 0, "hosts": 0, "clients": 1, "queued": 1, "running": 0,
             "delayed": 0, "done": 1234, "failed": 0, "cancelled": 0, "expired": 0, "journal": True, "refusing": None,
-            "stopping": False, "refused_connections": 0}  # fmt: skip
+            "stopping": False, "refused_connections": 0, "stuck": 0,
+            "queues": {"default": {"queued": 1, "running": 0, "delayed": 0}}}  # fmt: skip
     lines = dict(status.told(calm))
     assert lines.keys() == {"head", "workers", "clients", "jobs", "ended", "journal"}
     assert "ztasks worker" in lines["workers"]
@@ -544,6 +545,10 @@ def test_trouble_of_a_head_is_told() -> None:
     assert lines["refusing"] == "new jobs, since the disk is full"
     assert lines["head"].endswith("stopping: it takes no new jobs")
     assert lines["refused"].startswith("2 connections")
+    queues = {**calm["queues"], "gpu": {"queued": 1200, "running": 2, "delayed": 3}}
+    lines = dict(status.told({**calm, "queues": queues, "stuck": 1200}))
+    assert lines["  gpu"] == "1,200 queued, 2 running, 3 delayed"
+    assert lines["stuck"].startswith("1,200 queued jobs that no worker here can take")
 
 
 def test_arguments_are_json_or_text() -> None:

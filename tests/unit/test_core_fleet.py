@@ -904,6 +904,17 @@ def test_counts_by_state_and_queue() -> None:
     }
 
 
+def test_items_are_stuck_that_no_worker_can_ever_take() -> None:
+    rig = FleetRig()
+    rig.submit(spec(), 3)
+    rig.submit(spec("other", queue="video"), 4)
+    assert rig.fleet.stuck_items() == 7, "there is nobody"
+    rig.start(offer("a", 1))
+    assert rig.fleet.stuck_items() == 4
+    rig.start(offer("b", 1, queues=frozenset({"video"})))
+    assert rig.fleet.stuck_items() == 0
+
+
 def test_credit_and_wishes_of_unknown_lanes_are_nothing() -> None:
     fleet = Fleet(lambda: 0.5)
     fleet.on_credit(3, 5)

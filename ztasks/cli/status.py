@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -42,7 +43,11 @@ def as_text(value: object) -> str:
     """Return a figure for a program that reads lines: nothing for None, true and false as JSON has them."""
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, bool | dict) else str(value)
+
+
+def _states(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{counts[state]:,} {state}" for state in ("queued", "running", "delayed"))
 
 
 def told(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -54,7 +59,14 @@ def told(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     workers = f"{plural(status['workers'], 'worker')} on {plural(status['hosts'], 'host')}"
     yield "workers", workers if status["hosts"] else "none: start `ztasks worker --head @worker.join` on a host"
     yield "clients", f"{status['clients']:,}"
-    yield "jobs", ", ".join(f"{status[name]:,} {name}" for name in ("queued", "running", "delayed"))
+    yield "jobs", _states(status)
+    if len(status["queues"]) > 1:
+        yield from ((f"  {name}", _states(counts)) for name, counts in status["queues"].items())
+    if status["stuck"]:
+        yield (
+            "stuck",
+            f"{plural(status['stuck'], 'queued job')} that no worker here can take: `ztasks why JOB` says why",
+        )
     yield "ended", ", ".join(f"{status[name]:,} {name}" for name in ("done", "failed", "cancelled", "expired"))
     kept = "yes: jobs and results survive a restart" if status["journal"] else "no: a restart loses all jobs"
     yield "journal", kept

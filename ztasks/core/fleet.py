@@ -16,7 +16,7 @@ from itertools import chain
 from ztasks.core.fleet_books import note_range
 from ztasks.core.fleet_endings import expired, lost_with_host
 from ztasks.core.fleet_outcomes import FleetOutcomes
-from ztasks.core.fleet_words import counts, queues, why
+from ztasks.core.fleet_words import counts, queues, stuck_items, why
 from ztasks.core.host_lane import HostBatch, HostLane, HostSend
 from ztasks.core.routing import Demand, Offer
 from ztasks.core.session_books import Book
@@ -259,6 +259,10 @@ class Fleet(FleetOutcomes):
     def counts(self) -> dict[str, int]:
         """Return how many items there are in each state."""
         return counts(self)
+
+    def stuck_items(self) -> int:
+        """Return how many of the queued items no worker that has joined can ever take."""
+        return stuck_items(self)
 
     def queues(self) -> dict[str, dict[str, int]]:
         """Return the same for each queue."""

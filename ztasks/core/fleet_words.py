@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ztasks.core.routing import Offer, shown_takes
+from ztasks.core.routing import Offer, shown_takes, why_never
 from ztasks.core.slices import State
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ def counts(fleet: FleetBooks) -> dict[str, int]:
     """Return how many items there are in each state."""
     assigned = sum(lane.outstanding for lane in fleet.lanes.values())
     return {"queued": fleet.queued, "assigned": assigned, "delayed": fleet.pending - fleet.queued - assigned}
+
+
+def stuck_items(fleet: FleetBooks) -> int:
+    """Return how many of the queued items no worker that has joined can ever take."""
+    there = offers(fleet)
+    return sum(line.queued for line in fleet.waiting_lines() if why_never(line.route, there) is not None)
 
 
 def queues(fleet: FleetBooks) -> dict[str, dict[str, int]]:

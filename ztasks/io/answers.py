@@ -108,6 +108,8 @@ class Answers:
             "queued": books.fleet.queued,
             "running": books.fleet.running,
             "delayed": books.fleet.pending - books.fleet.queued - books.fleet.running,
+            "stuck": books.fleet.stuck_items(),
+            "queues": {name: _as_states(counts) for name, counts in sorted(books.fleet.queues().items())},
             **books.history.totals,
             "journal": service.journal is not None,
             "refusing": books.full,
@@ -269,6 +271,10 @@ class Answers:
         if work.state is WorkState.DELAYED:
             return "delayed"
         return "running" if work.batch is not None or (work.session, work.first) in self._books.doubtful else "queued"
+
+
+def _as_states(counts: dict[str, int]) -> dict[str, int]:
+    return {"queued": counts["queued"], "running": counts["assigned"], "delayed": counts["delayed"]}
 
 
 def _line(session: int, first: int, count: int, task: str, state: str, *, attempt: int | None = None) -> dict[str, Any]:
