@@ -75,6 +75,13 @@ class Job:
         parse_flag(running, "running")
         return bool(self._head_of().ask("cancel", ids=[self.id], running=running))
 
+    def forget(self) -> None:
+        """Have the head drop its result, which else is kept until the head's limits (`--keep`, `--keep-bytes`).
+
+        Raises TimeoutError if it has not ended, JobNotFound, HeadLost.
+        """
+        self._head_of().ask("forget", id=self.id)
+
     def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         seconds = None if timeout is None else parse_wait(timeout, "timeout")
         now = seconds == 0

@@ -45,6 +45,9 @@ def test_the_interface_of_an_executor(client: Client) -> None:
 def test_a_job_by_its_name_and_its_id(client: Client) -> None:
     job = client.send("os.path.join", "a", "b")
     assert client.job(str(job)).result(20) == "a/b"
+    job.forget()
+    with pytest.raises(ztasks.JobNotFound):
+        job.result(20)
     assert job.state == "done"
     with pytest.raises(ztasks.CallNotLoadable, match=r"zt_nowhere.task cannot be imported on .*--import"):
         client.send("zt_nowhere.task").result(20)

@@ -191,6 +191,8 @@ def test_a_job_is_sent_by_name_and_its_result_shown(ztasks: Command) -> None:
         "result": [1, 2, 1, 2],
         "error": None,
     }
+    assert ztasks("result", job, "--forget") == (0, "[1,2,1,2]\n", "")
+    assert ztasks("result", job).code == 4
     assert "done" in ztasks("why", job).out
 
 

@@ -698,7 +698,8 @@ def test_a_detached_job_is_told_to_who_asks() -> None:
     rig.settle_all()
     for other in others:
         assert ask(rig, other, "result", id=f"{1:016x}-{first}", wait=True) is None
-    assert ask(rig, others[0], "result", id=f"{1:016x}-{second}")[1] == "job 0000000000000001-2 has not ended"
+    for what in ("result", "forget"):
+        assert ask(rig, others[0], what, id=f"{1:016x}-{second}")[1] == "job 0000000000000001-2 has not ended"
     foreman.work(["ok", "fatal"])
     rig.settle_all()
     for other in others:
@@ -712,6 +713,7 @@ def test_a_detached_job_is_told_to_who_asks() -> None:
     assert ask(rig, client, "result", id=f"{1:016x}-{first}")[0] == {"state": "done"}
     assert ask(rig, client, "result", id=f"{1:016x}-{second}")[0] == {"state": "failed"}
     assert ask(rig, client, "forget", id=f"{1:016x}-{first}")[:2] == (None, "")
+    assert ask(rig, client, "forget", id=f"{9:016x}-{first}")[0] == {"code": "not-found"}
     rig.settle_all()
     assert ask(rig, client, "result", id=f"{1:016x}-{first}")[0] == {"code": "not-found"}
     rig.check_empty()

@@ -34,9 +34,12 @@ EPILOG: Final = epilog(
 @click.argument("id_", metavar="JOB")
 @click.option("--wait", is_flag=True, help="Wait until it has ended.")
 @click.option("--timeout", callback=duration("--timeout"), metavar="TIME", help="--wait: no longer than this.")
+@click.option("--forget", is_flag=True, help="Once it is shown, have the head drop it.")
 @asks_head
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document, of a failure too.")
-def command(head: str | None, seconds: float, id_: str, wait: bool, timeout: float | None, as_json: bool) -> int:
+def command(
+    head: str | None, seconds: float, id_: str, wait: bool, timeout: float | None, forget: bool, as_json: bool
+) -> int:
     """Show the result of a job that was sent, or submitted to a head with a journal.
 
     A result is shown as JSON, or as Python shows it if JSON cannot hold it; a failure as its traceback, on stderr. The
@@ -45,7 +48,10 @@ def command(head: str | None, seconds: float, id_: str, wait: bool, timeout: flo
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is for --wait")
     with asking(head, seconds) as client:
-        return show_result(client, id_, timeout if wait else 0.0, as_json=as_json)
+        code = show_result(client, id_, timeout if wait else 0.0, as_json=as_json)
+        if forget:
+            client.job(id_).forget()
+        return code
 
 
 def show_result(client: Client, id_: str, timeout: float | None, *, as_json: bool) -> int:

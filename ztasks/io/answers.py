@@ -262,7 +262,9 @@ class Answers:
         self.reviving.begin(names, lambda number: peer.say(encode(Answer(ask.question, "", number))))
 
     def _forget(self, ask: Ask) -> None:
-        session, number = parse_id(ask.arguments.get("id"))
+        session, number, work, _ = self._find(ask)
+        if work is not None:
+            raise Refusal("not-ended", f"job {job_id(session, number)} has not ended")
         self._books.results.drop(session, number)
         self._books.ledger.fetched(session, [(number, 1)])
 
