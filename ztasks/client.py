@@ -17,7 +17,7 @@ from ztasks.intake import closed, exiting
 from ztasks.io.client_link import Patience
 from ztasks.io.client_questions import Reply
 from ztasks.io.client_tasks import Definitions
-from ztasks.io.client_thread import RemoteHead, Terms
+from ztasks.io.client_thread import RemoteHead, Wishes
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.io.hostinfo import host_name, memory
@@ -85,7 +85,7 @@ class Client(BaseExecutor):
         name: str | None = None,
     ) -> None:
         self._name = _checked_name(name)
-        self._terms = Terms(
+        self._wishes = Wishes(
             "",
             max(LEAST_BYTES, memory() // SHARE_OF_MEMORY) if max_bytes is None else positive(max_bytes, "max_bytes"),
             parse_flag(durable, "durable"),
@@ -119,8 +119,8 @@ class Client(BaseExecutor):
                 if remote is None:
                     if lifetime.ending.is_set():
                         raise exiting()
-                    terms = self._terms._replace(name=self._name or f"{host_name()}:{os.getpid()}"[:MAX_NAME])
-                    remote = RemoteHead(self._join_file, terms, self._definitions, on_end=self._delivery.end)
+                    wishes = self._wishes._replace(name=self._name or f"{host_name()}:{os.getpid()}"[:MAX_NAME])
+                    remote = RemoteHead(self._join_file, wishes, self._definitions, on_end=self._delivery.end)
                     lifetime.heads.add(remote)
                     lifetime.deliveries.add(self._delivery)
                     self._remote = remote

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ztasks.errors import HeadLost
-from ztasks.io.leaving import FAREWELL_SECONDS, HEADLESS_SECONDS, KILLED_SECONDS, Leaver, Terms
+from ztasks.io.leaving import FAREWELL_SECONDS, HEADLESS_SECONDS, KILLED_SECONDS, Leaver, Stay
 
 
-def leaver(*, joined: bool = True, **terms: float) -> Leaver:
-    one = Leaver(Terms(**terms), 100.0)
+def leaver(*, joined: bool = True, **stay: float) -> Leaver:
+    one = Leaver(Stay(**stay), 100.0)
     one.joined = joined
     return one
 

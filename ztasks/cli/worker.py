@@ -78,12 +78,12 @@ def work(options: dict[str, Any], log: Log) -> int:
     """Run the foreman; raises ZtasksError and OSError."""
     from ztasks.io.foreman import Foreman
     from ztasks.io.join import resolve
-    from ztasks.io.leaving import Terms
+    from ztasks.io.leaving import Stay
 
     join = resolve(options["head"], "worker")
     make_head, workers, gpus = _crew(options)
     hello = _hello(options, workers, gpus)
-    terms = Terms(options["walltime"], options["idle_timeout"], options["join_timeout"])
+    stay = Stay(options["walltime"], options["idle_timeout"], options["join_timeout"])
     told: list[int] = []
 
     def stop() -> None:
@@ -101,7 +101,7 @@ def work(options: dict[str, Any], log: Log) -> int:
             notify("READY=1")
 
     collect_seldom()
-    foreman = Foreman(hello, join, make_head, terms, say)
+    foreman = Foreman(hello, join, make_head, stay, say)
     with signals(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), stop)):
         code = foreman.run()
     log("left", "left")

@@ -48,7 +48,7 @@ _of_parents: list[RemoteHead] = []
 """In a forked child: kept for ever, since nothing of them may be finalised there."""
 
 
-class Terms(NamedTuple):
+class Wishes(NamedTuple):
     """What a client wants."""
 
     name: str
@@ -62,17 +62,17 @@ class RemoteHead:
     """The thread. `start()` it, `post()` to it; it ends after `post_close()`, when all is done."""
 
     def __init__(
-        self, join: JoinFile, terms: Terms, definitions: Definitions, *, on_end: Callable[[], object] = lambda: None
+        self, join: JoinFile, wishes: Wishes, definitions: Definitions, *, on_end: Callable[[], object] = lambda: None
     ) -> None:
         self.thread = threading.Thread(target=self._run, name="ztasks-client", daemon=False)
         self.session = int.from_bytes(os.urandom(8), "big") >> 1 or 1
-        self.inbox = Inbox(terms.max_bytes)
+        self.inbox = Inbox(wishes.max_bytes)
         self.post = self.inbox.post
         self.lost: ZtasksError | None = None
         """Why nothing can be submitted now."""
         self.workers = 0
         """How many workers the head has, as it has said last."""
-        self._terms = terms
+        self._wishes = wishes
         self._definitions = definitions
         self._on_end = on_end
         self._books = ClientBooks(self.session)
@@ -80,10 +80,10 @@ class RemoteHead:
         self.ask = self._questions.ask
         self._defined: set[bytes] = set()
         """The tasks that have been defined on this link."""
-        self._way = HeadLink(join, self.session, terms.name, terms.patience, self)
+        self._way = HeadLink(join, self.session, wishes.name, wishes.patience, self)
         self._closing = False
         self._leaving = False
-        self._forgets = terms.cancel_on_exit
+        self._forgets = wishes.cancel_on_exit
         """Whether the head shall forget what has not ended, when this client leaves."""
         self._farewell: float | None = None
         """When it stops waiting for the head to acknowledge that it leaves."""
@@ -212,7 +212,7 @@ class RemoteHead:
         """There is a new link: say what is waited for, and what is not wanted any more; ask again what was asked."""
         self.lost = None
         self._defined.clear()
-        leaves, durable = self._terms.cancel_on_exit, self._durable
+        leaves, durable = self._wishes.cancel_on_exit, self._durable
         link.send([encode(self._books.join(cancel_on_exit=leaves, epoch=welcome.epoch, durable=durable))])
         for ranges, running in zip(self._books.unwanted(), (False, True), strict=True):
             self._say_cancel(ranges, running=running)
@@ -239,12 +239,12 @@ class RemoteHead:
     @property
     def may_be_durable(self) -> bool:
         """Whether what is submitted may go into a journal: there is one, or the head has not been heard of yet."""
-        return self._terms.durable and self._way.durable is not False
+        return self._wishes.durable and self._way.durable is not False
 
     @property
     def _durable(self) -> bool:
         """Whether what was submitted outlives this client and its head."""
-        return self._terms.durable and self._way.durable is True
+        return self._wishes.durable and self._way.durable is True
 
     # --- what goes to the head ---
 
@@ -263,7 +263,7 @@ class RemoteHead:
                 define.key,
             }
             link.send([encode(define), lot.task.callable.pickled])
-        link.send(submission(define, lot, durable=self._terms.durable))
+        link.send(submission(define, lot, durable=self._wishes.durable))
 
     def _say(self, message: Any) -> None:
         if (link := self._way.link) is not None:
@@ -338,7 +338,7 @@ class RemoteHead:
     def _leave(self) -> None:
         if self._leaving:
             self._kill()
-        elif not self._durable or self._terms.cancel_on_exit:
+        elif not self._durable or self._wishes.cancel_on_exit:
             self._leaving = True
             self._close(cancel_waiting=True)
         else:
@@ -348,7 +348,7 @@ class RemoteHead:
             self._fail_all(errors.left)
 
     def _kill(self) -> None:
-        survives = self._leaving and self._durable and not self._terms.cancel_on_exit
+        survives = self._leaving and self._durable and not self._wishes.cancel_on_exit
         self._leaving = self._closing = True
         self._books.cancel_waiting()
         if not survives:

@@ -27,7 +27,7 @@ from ztasks.errors import HeadLost, WireError, ZtasksError
 from ztasks.io.head import Head
 from ztasks.io.holdings import Holdings
 from ztasks.io.join import JoinFile
-from ztasks.io.leaving import Leaver, Terms
+from ztasks.io.leaving import Leaver, Stay
 from ztasks.io.net import NetSocket, PeerSockets
 from ztasks.io.terms import EVERYBODY
 from ztasks.io.wakeup import Wakeup
@@ -69,7 +69,7 @@ class Foreman:
         hello: Hello,
         join: JoinFile,
         make_head: Callable[[Callable[[], None]], Head],
-        terms: Terms,
+        stay: Stay,
         say: Say,
     ) -> None:
         """`make_head` makes the crew's head; it is given what to call at its end. `say` tells people."""
@@ -80,11 +80,11 @@ class Foreman:
         self._holdings = Holdings(self._wakeup.set)
         self._head = make_head(self._wakeup.set)
         now = monotonic()
-        self._joining = Joining(hello, now, terms.join_timeout)
+        self._joining = Joining(hello, now, stay.join_timeout)
         self._greet_at: float | None = None
         """When to greet again a head that did not take this foreman in for the time being."""
-        self._leaver = Leaver(terms, now)
-        self._join_timeout = terms.join_timeout
+        self._leaver = Leaver(stay, now)
+        self._join_timeout = stay.join_timeout
         self._killing = False
         self._tend_at = now
         self._net: PeerSockets | None = None

@@ -24,7 +24,7 @@ batch systems wait between SIGTERM and SIGKILL."""
 KILLED: Final = 130
 
 
-class Terms(NamedTuple):
+class Stay(NamedTuple):
     """How long a foreman stays. Seconds; None: for ever."""
 
     walltime: float | None = None
@@ -35,13 +35,13 @@ class Terms(NamedTuple):
 class Leaver:
     """Decides when a foreman leaves. `stop` and `kill` are safe in signal handlers."""
 
-    def __init__(self, terms: Terms, now: float) -> None:
+    def __init__(self, stay: Stay, now: float) -> None:
         self.wanted: Wanted = "run"
         """`stop`: it hands back what has not begun, finishes what runs, and leaves. `drain`: it finishes all."""
         self.killed = False
         self.joined = False
         """Whether it has ever had a head: before, there is no idling."""
-        self._terms = terms
+        self._stay = stay
         self._started = now
         self._busy_at = now
         """When it last had something to do."""
@@ -79,22 +79,22 @@ class Leaver:
 
     def keep(self, now: float, *, idle: bool) -> str | None:
         """Leave if the time has come; return a line that says why. `idle`: there is nothing to do."""
-        terms = self._terms
+        stay = self._stay
         if not idle or not self.joined:
             self._busy_at = now
         if self.wanted == "stop":
             return None
-        if terms.walltime is not None and now >= self._started + terms.walltime:
+        if stay.walltime is not None and now >= self._started + stay.walltime:
             self.wanted = "stop"
             return "its walltime is over: it hands back what has not begun, finishes what runs, and leaves"
-        if self.wanted == "run" and terms.idle_timeout is not None and now >= self._busy_at + terms.idle_timeout:
+        if self.wanted == "run" and stay.idle_timeout is not None and now >= self._busy_at + stay.idle_timeout:
             self.wanted = "stop"
             return "it has had nothing to do for its idle-timeout, and leaves"
         return None
 
     def join_seconds(self, now: float) -> float | None:
         """Return how long a further try to join for the first time may take."""
-        timeout = self._terms.join_timeout
+        timeout = self._stay.join_timeout
         return None if timeout is None or self.joined else max(0.0, self._started + timeout - now)
 
     # --- what follows ---
@@ -142,11 +142,11 @@ class Leaver:
 
     def next_event(self, now: float, *, idle: bool) -> float:
         """Return in how many seconds something falls due by itself."""
-        terms, due = self._terms, inf
-        if terms.walltime is not None and self.wanted != "stop":
-            due = self._started + terms.walltime
-        if terms.idle_timeout is not None and idle and self.joined and self.wanted == "run":
-            due = min(due, self._busy_at + terms.idle_timeout)
+        stay, due = self._stay, inf
+        if stay.walltime is not None and self.wanted != "stop":
+            due = self._started + stay.walltime
+        if stay.idle_timeout is not None and idle and self.joined and self.wanted == "run":
+            due = min(due, self._busy_at + stay.idle_timeout)
         for at in (self._farewell, self._headless):
             if at is not None:
                 due = min(due, at)
