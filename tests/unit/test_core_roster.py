@@ -74,6 +74,12 @@ def test_a_lane_that_is_void_is_never_used_again() -> None:
     assert roster.members == {}
 
 
+def test_runs_of_one_epoch_are_told_apart_by_their_lanes() -> None:
+    first, second = (admit(Roster(4, "1.0", offset), FOREMAN).member.lane for offset in (7, 300))
+    assert first != second
+    assert max(first, second) < admit(Roster(5, "1.0"), FOREMAN).member.lane
+
+
 def test_a_head_whose_clock_was_put_back_gives_out_lanes_that_are_new_to_its_peers() -> None:
     before = admit(Roster(200, "1.0"), FOREMAN).member.lane
     roster = Roster(100, "1.0")

@@ -14,7 +14,7 @@ from ztasks.wire.link import PROTOCOL, Hello, Reject
 from ztasks.wire.link_codec import check_hello
 
 LANES_PER_EPOCH: Final = 1 << 30
-"""So many joins no run of a head sees; and seconds since 1970, taken as epochs, leave a lane below 2**63."""
+"""Half as many joins no run of a head sees; and seconds since 1970, taken as epochs, leave a lane below 2**63."""
 
 MAX_LANE: Final = 1 << 62
 """No lane that a head has given out has such a number."""
@@ -41,8 +41,12 @@ class Admission(NamedTuple):
 class Roster:
     """All members, by lane; foremen also by name, clients by session."""
 
-    def __init__(self, epoch: int, version: str) -> None:
-        """`epoch`: greater than that of any run of this head before. `version`: ztasks' own."""
+    def __init__(self, epoch: int, version: str, offset: int = 0) -> None:
+        """`epoch`: greater than that of any run of this head before. `version`: ztasks' own.
+
+        `offset`, below LANES_PER_EPOCH / 2: at random, it keeps lanes apart of two runs that have one epoch, since
+        they began within a second and there is no journal that knows of the first.
+        """
         self.epoch = epoch
         self.members: dict[int, Member] = {}
         self.stopping = False
@@ -52,7 +56,7 @@ class Roster:
         self._clients: dict[int, Member] = {}
         self._keys: dict[str | int, str] = {}
         """The key that each foreman's name, and each client's session, came with first."""
-        self._next_lane = epoch * LANES_PER_EPOCH + 1
+        self._next_lane = epoch * LANES_PER_EPOCH + offset + 1
 
     def on_hello(self, hello: Hello, key: str) -> Admission | Reject:
         """Take in a greeting that came with a key; raises WireError if it cannot be."""

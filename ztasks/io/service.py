@@ -15,11 +15,12 @@ import selectors
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from random import randrange
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from ztasks import __version__
-from ztasks.core.roster import Roster
+from ztasks.core.roster import LANES_PER_EPOCH, Roster
 from ztasks.errors import WireError
 from ztasks.io.answers import Answers
 from ztasks.io.books import Books
@@ -91,7 +92,8 @@ class Service:
     def _make_parts(self, recovered: Recovered | None) -> None:
         notes = recovered.notes if recovered is not None else {}
         self.recovered = recovered.told if recovered is not None else ""
-        self.roster = Roster(max(int(notes.get(EPOCH, b"0")) + 1, int(time())), __version__)
+        epoch = max(int(notes.get(EPOCH, b"0")) + 1, int(time()))
+        self.roster = Roster(epoch, __version__, randrange(LANES_PER_EPOCH // 2))
         books, terms, log = self.books, self._terms, self._log
         awaited = load_foremen(notes.get(FOREMEN, b"")) if books.fleet.pending or books.doubtful else []
         self._foremen = ForemanDesk(books, log, awaited, self._opened + max(terms.lease, LEAST_WAIT))
