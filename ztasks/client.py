@@ -255,7 +255,10 @@ class Client(BaseExecutor):
         remote.ask_for_workers(0.0 if known else STATUS_SECONDS)
 
     def running(self) -> list[RunningJob]:
-        """Return which of this client's jobs run just now. Raises HeadLost."""
+        """Return which of this client's jobs workers hold just now: the one that they hold for longest first.
+
+        `pid` is 0: the head does not know it. Raises HeadLost.
+        """
         remote = self._remote
         if remote is None or (self._refuse is not None and self._refuse is not closed):
             return []
@@ -264,11 +267,12 @@ class Client(BaseExecutor):
         except ExecutorClosed:
             return []
         own = f"{remote.session:016x}-"
-        return [
-            RunningJob(line["id"], line["task"], line.get("attempt", 1), line.get("pid", 0), line.get("seconds", 0.0))
+        found = [
+            RunningJob(line["id"], line["task"], line.get("attempt", 1), 0, line.get("seconds", 0.0))
             for line in lines
             if line["id"].startswith(own)
         ]
+        return sorted(found, key=lambda job: -job.seconds)
 
     # --- closing ---
 

@@ -58,6 +58,7 @@ def test_a_job_by_its_name_and_its_id(client: Client) -> None:
 def test_what_is_cancelled_and_what_is_stopped(client: Client) -> None:
     begun = [client.submit(time.sleep, 60) for _ in range(2)]
     support.wait_for(lambda: len(client.running()) == 2, "both to run")
+    assert all(job.task == "sleep" and 0 < job.seconds < 20 for job in client.running())
     waiting = [client.submit(time.sleep, 60) for _ in range(2)]
     assert not begun[0].cancel()
     assert [future.cancel() for future in waiting] == [True, True]

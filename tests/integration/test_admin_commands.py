@@ -245,7 +245,10 @@ def test_a_running_job_is_shown_first_and_is_stopped_only_if_that_is_said(ztasks
     job = sent(ztasks, "shop.wait", path)
     support.wait_for(path.exists, "the job to begin")
     assert ztasks("send", "shop.double", "1", "--wait").code == 0
-    assert rows(ztasks("jobs"))[0][:3] == [job, "wait", "running"]
+    row = rows(ztasks("jobs"))[0]
+    assert row[:3] == [job, "wait", "running"]
+    assert row[5], "the host where it runs"
+    assert 0 <= float(row[6]) < 20
     assert "smith" in ztasks("why", job).out
     done = ztasks("result", job)
     assert (done.code, done.err) == (5, f"ztasks result: job {job} has not ended; --wait waits for it.\n")

@@ -62,8 +62,8 @@ class Answers:
         self._kinds: dict[str, Callable[[Peer, Ask, float], Any]] = {
             "status": lambda peer, ask, now: self._status(),
             "workers": lambda peer, ask, now: self._workers(now),
-            "jobs": lambda peer, ask, now: self._jobs(ask),
-            "job": lambda peer, ask, now: self._job(ask),
+            "jobs": lambda peer, ask, now: self._jobs(ask, now),
+            "job": lambda peer, ask, now: self._job(ask, now),
             "why": lambda peer, ask, now: self._why(ask, now),
             "cancel": lambda peer, ask, now: self._cancel(ask, now),
             "stop": lambda peer, ask, now: self._stop(ask),
@@ -147,7 +147,7 @@ class Answers:
 
     # --- jobs ---
 
-    def _jobs(self, ask: Ask) -> list[dict[str, Any]]:
+    def _jobs(self, ask: Ask, now: float) -> list[dict[str, Any]]:
         state, limit = ask.arguments.get("state"), ask.arguments.get("limit", 1000)
         if not isinstance(limit, int) or not 0 < limit <= MOST_LISTED:
             raise Refusal("invalid", f"the limit must be a number from 1 to {MOST_LISTED}")
@@ -156,8 +156,8 @@ class Answers:
         for work in chain(works, self._books.doubtful.values()) if state not in _ENDS else ():
             if len(lines) >= limit:
                 break
-            if state in (None, word := self._word(work)):
-                lines.append(_line(work.session, work.first, work.count, work.spec.name, word, attempt=work.attempt))
+            if state in (None, self._word(work)):
+                lines.append(self._line(work, now))
         for end in reversed(self._books.history.lines):
             if len(lines) >= limit:
                 break
@@ -205,13 +205,21 @@ class Answers:
                 result = Result(stored.state, content_of(stored, number, 1))
         return result
 
-    def _job(self, ask: Ask) -> dict[str, Any]:
+    def _job(self, ask: Ask, now: float) -> dict[str, Any]:
         session, number, work, ended = self._find(ask)
-        line: dict[str, Any] = {"id": job_id(session, number)}
-        if work is None:
-            assert ended is not None, "one of both is there"
-            return line | {"state": ended.state}
-        return line | {"state": self._word(work), "task": work.spec.name, "attempt": work.attempt}
+        if work is not None:
+            return {**self._line(work, now), "id": job_id(session, number)}
+        assert ended is not None, "one of both is there"
+        return {"id": job_id(session, number), "state": ended.state}
+
+    def _line(self, work: Work, now: float) -> dict[str, Any]:
+        """Return what is told of work that has not ended: also where it is, and for how many seconds, if anywhere."""
+        line = _line(work.session, work.first, work.count, work.spec.name, self._word(work), attempt=work.attempt)
+        line["accepted_at"] = time() - (now - work.accepted_at)
+        if (batch := work.batch) is not None:
+            offer = batch.lane.offer
+            line |= {"host": offer.host, "worker": offer.name, "seconds": now - batch.since}
+        return line
 
     def _result(self, peer: Peer, ask: Ask) -> tuple[dict[str, State], list[Any]] | None:
         session, number, work, ended = self._find(ask)
