@@ -14,10 +14,10 @@ from ztasks.core.options import name_of
 from ztasks.core.slices import Slice, TaskBooks
 from ztasks.errors import ExecutorClosed, InvalidOption, ZtasksError
 from ztasks.intake import closed, exiting
-from ztasks.io.client_link import Patience
+from ztasks.io.client_link import Patience, Wishes
 from ztasks.io.client_questions import Reply
 from ztasks.io.client_tasks import Definitions
-from ztasks.io.client_thread import RemoteHead, Wishes
+from ztasks.io.client_thread import RemoteHead
 from ztasks.io.delivery import Delivery
 from ztasks.io.head import Head
 from ztasks.io.hostinfo import host_name, memory

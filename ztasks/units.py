@@ -34,6 +34,9 @@ MAX_WAIT: Final = 1e9
 MAX_SIZE: Final = 2**63 - 1
 """More bytes than any memory or file has."""
 
+LONGEST_TASK_NAME: Final = 512
+"""The most characters of a task's name."""
+
 _MAX_SHOWN: Final = 80
 """How many characters of a value a message shows."""
 
@@ -177,6 +180,11 @@ def reason(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
         said = "<its __str__ raised>"
     return cut(f"{type(error).__name__}: {said}" if said else type(error).__name__, _MAX_REASON)
+
+
+def encodable(text: str) -> str:
+    """Return a text without what UTF-8 cannot hold: lone surrogates, as undecodable file names have."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def cut(text: str, most: int) -> str:

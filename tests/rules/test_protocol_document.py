@@ -187,7 +187,7 @@ def messages_of_example() -> Iterator[tuple[str, Any]]:
         {"cpus": 4, "memory": 1 << 33}, 1.8e9,
     )  # fmt: skip
     yield "hello", hello
-    yield "welcome", Welcome(hello.incarnation, 1_800_000_000, 1_800_000_000 * 2**30 + 1, 7073, 1.0, 10.0, True)
+    yield "welcome", Welcome(hello.incarnation, 1_800_000_000, 1_800_000_000 * 2**30 + 1, 7073, 1.0, 10.0, True, 2**30)
     lane = 1_800_000_000 * 2**30 + 1
     end = Link(lane, 1_800_000_000, 0.0)
     end.credit = 8

@@ -110,8 +110,7 @@ def work(options: dict[str, Any], log: Log) -> int:
 
 def _hello(options: dict[str, Any], workers: int, gpus: int) -> Hello:
     """Return what this worker says of itself to its head."""
-    from ztasks.io.foreman import random_number
-    from ztasks.io.hostinfo import host_name, memory
+    from ztasks.io.hostinfo import host_name, memory, random_number
     from ztasks.wire.link import PROTOCOL, Hello
     from ztasks.wire.link_codec import check_hello
 

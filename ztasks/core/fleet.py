@@ -155,7 +155,10 @@ class Fleet(FleetOutcomes):
                     batch = batches[work.spec] = HostBatch(lane, work.spec, now)
                 self._adopt(self._isolate(work, first, count), holding.attempt, batch)
             elif work.batch is not None and work.batch.lane is lane and holding.attempt >= work.attempt:
-                kept.add(self._isolate(work, first, count))
+                mine = self._isolate(work, first, count)
+                kept.add(mine)
+                if mine.stopping:  # which may have been told on a link that was lost
+                    note_range(drop, 0, session, first, count)
             else:
                 note_range(drop, 0, session, first, count)
         if at < end:

@@ -110,9 +110,9 @@ class HostLane:
         """Tell whether it may be given work now."""
         if not self.told or self.wanted != "run":
             return False
-        if self.outstanding >= self.credit or self.nbytes >= MAX_BYTES // 2:
+        if self.outstanding >= self.credit:
             return False
-        return self.outstanding < self.slots or self._hungry()
+        return self.outstanding < self.slots or (self.nbytes < MAX_BYTES // 2 and self._hungry())
 
     def _hungry(self) -> bool:
         """Tell whether less than half of what may wait here does, and there is room for one more job of that length."""

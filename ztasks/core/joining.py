@@ -17,6 +17,9 @@ FIRST_PAUSE: Final = 0.25
 MOST_PAUSE: Final = 1.0
 """Seconds between two greetings: they double."""
 
+SHORT_JOIN: Final = 0.5
+"""Who loses a lane that it has had for less than these seconds pauses before it greets again."""
+
 FINAL: Final = ("fenced", "forbidden")
 """The refusals that end a join; the others answer a greeting, and count for nothing once another was welcomed."""
 
@@ -34,6 +37,7 @@ class Joining:
         self._hello = hello
         self._hello_at = now
         self._pause = FIRST_PAUSE
+        self._joined_at = now
         self._is_missed = False
         self._deadline = None if join_timeout is None else now + join_timeout
 
@@ -56,6 +60,8 @@ class Joining:
         self.welcome = welcome
         self.link = Link(welcome.lane, welcome.epoch, now, heartbeat=welcome.heartbeat, lease=welcome.lease)
         self.lost_since = None
+        self._joined_at = now
+        self._joined_at = now
         self._is_missed = False
         self._deadline = None
         return self.link
@@ -94,7 +100,12 @@ class Joining:
             self._hello = msgspec.structs.replace(self._hello, after=self.link.lane)
             self.link = None
             self.lost_since = now
-            self._hello_at, self._pause = now, FIRST_PAUSE
+            if now - self._joined_at > SHORT_JOIN:
+                self._pause = FIRST_PAUSE
+                self._hello_at = now
+            else:  # whatever has ended it so soon may do so again
+                self._hello_at = now + self._pause
+                self._pause = min(2 * self._pause, MOST_PAUSE)
 
     def keep(self, now: float) -> bool:
         """Give the lane up if its lease is over; tell whether that was so."""

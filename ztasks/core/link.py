@@ -89,6 +89,8 @@ class Link:
         self._under_way = 0
         """Bytes of the chunks from `_received_there` to `_next`."""
         self._alive_at = now
+        self._stalled: tuple[int, float] | None = None
+        """How many chunks the other end has received while there were more, and since when no further ones."""
         # receiving
         self._received = 0
         self._acknowledged = 0
@@ -183,6 +185,17 @@ class Link:
     def idle(self) -> bool:
         """Whether all that was sent has been acknowledged."""
         return not self._queue and not self._kept
+
+    def stalled(self, now: float, *, anew: bool = False) -> float:
+        """Return for how many seconds nothing of what waits for the other end has got through to it.
+
+        That is known as exactly as this is called often; `anew`: count from now on.
+        """
+        if self._received_there == self._sent and not self._queue:
+            self._stalled = None
+        elif anew or self._stalled is None or self._stalled[0] != self._received_there:
+            self._stalled = (self._received_there, now)
+        return now - self._stalled[1] if self._stalled is not None else 0.0
 
     # --- receiving ---
 

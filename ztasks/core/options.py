@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ztasks.errors import InvalidOption
-from ztasks.units import cut, parse_duration, parse_flag, parse_size, reason, shown
+from ztasks.units import LONGEST_TASK_NAME, cut, encodable, parse_duration, parse_flag, parse_size, reason, shown
 from ztasks.wire.verdict import Verdict
 
 CRASH_RETRIES: Final = 2
@@ -107,12 +107,19 @@ MAX_NAMES: Final = 64
 NAMES: Final = frozenset(Options.__struct_fields__)
 
 
+def _task_name(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TASK_NAME or value != encodable(value):
+        raise InvalidOption(
+            f"name must be a string of 1 to {LONGEST_TASK_NAME} characters, all of which UTF-8 can hold, or None, not "
+            f"{shown(value)}"
+        )
+    return str.__str__(value)  # a plain one, whatever it is a subclass of
+
+
 def _checked(name: str, value: Any) -> Any:
     """Check one option's value and convert it; raises InvalidOption."""
     if name == "name":
-        if value is not None and not (isinstance(value, str) and value):
-            raise InvalidOption(f"name must be a string that is not empty, or None, not {shown(value)}")
-        return None if value is None else str.__str__(value)  # a plain one, whatever it is a subclass of
+        return None if value is None else _task_name(value)
     if name == "crash_retries" and value is None:
         return None
     if name in ("retries", "crash_retries"):

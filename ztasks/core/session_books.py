@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ztasks.core.work import TaskSpec, Work
 from ztasks.wire.messages import Shape
 
 if TYPE_CHECKING:
     from ztasks.core.lines import Line
+
+
+SPARE_BOOKS: Final = 8
+"""So many books in which nothing is queued a session may keep."""
 
 
 class Book:
@@ -40,7 +44,7 @@ class Book:
 class SessionBooks:
     """The works of one session."""
 
-    __slots__ = ("_books", "_firsts", "jobs", "number", "slices")
+    __slots__ = ("_books", "_firsts", "_most_books", "jobs", "number", "slices")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -51,6 +55,8 @@ class SessionBooks:
         self._firsts: list[int] = []
         """Their first numbers, sorted."""
         self._books: dict[tuple[TaskSpec, Shape, bool], Book] = {}
+        self._most_books = SPARE_BOOKS
+        """With more, those in which nothing is queued are dropped, and with them callables that may be large."""
 
     @property
     def empty(self) -> bool:
@@ -62,6 +68,9 @@ class SessionBooks:
         name = work.spec, work.shape, work.detail
         book = self._books.get(name)
         if book is None:
+            if len(self._books) >= self._most_books:
+                self._books = {name_: each for name_, each in self._books.items() if each.queued}
+                self._most_books = 2 * len(self._books) + SPARE_BOOKS
             book = self._books[name] = Book(self.number, *name)
         return book
 

@@ -68,6 +68,7 @@ class Answers:
             "cancel": lambda peer, ask, now: self._cancel(ask, now),
             "stop": lambda peer, ask, now: self._stop(ask),
             "forget": lambda peer, ask, now: self._forget(ask),
+            "withdraw": lambda peer, ask, now: self._withdraw(peer, ask),
         }
 
     def answer(self, peer: Peer, ask: Ask, now: float) -> None:
@@ -273,8 +274,15 @@ class Answers:
         session, number, work, _ = self._find(ask)
         if work is not None:
             raise Refusal("not-ended", f"job {job_id(session, number)} has not ended")
-        self._books.results.drop(session, number)
-        self._books.ledger.fetched(session, [(number, 1)])
+        self._books.forget_outcomes([(session, number, 1)])
+        self._books.ledger.fetched(session, [(number, 1)], failed=True)
+
+    def _withdraw(self, peer: Peer, ask: Ask) -> None:
+        """Somebody does not wait for a result any more that they had asked for."""
+        session, number = parse_id(ask.arguments.get("id"))
+        question = ask.arguments.get("question")
+        if isinstance(question, int):
+            self._books.telling.withdraw(peer, question, session, number)
 
     def _word(self, work: Work) -> str:
         """Return where work is, in a word."""

@@ -215,7 +215,7 @@ class Books:
                 self.history.take(number, each)  # what the journal has forgotten cannot be run again durably
             session = self.sessions.get(number)
             if session is not None:
-                session.stored.discard(first, count)
+                session.drop_stored(first, count)
 
     # --- cancelling ---
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ztasks.core.slices import Slice, State
-from ztasks.io.client_errors import refusal
+from ztasks.io.client_errors import refusal, too_large
 from ztasks.io.client_lots import LOT_BYTES, Lot, SentSlice, lot_of
 from ztasks.wire.link import Range, Refused, Resume
 from ztasks.wire.messages import MAX_ITEMS
@@ -51,6 +51,8 @@ class ClientBooks:
         """Those of them that must be sent again."""
         self._unsure: deque[tuple[int, Any]] = deque()
         """Owners that wait until their number is accepted."""
+        self.max_bytes = 0
+        """More than these the head does not take at once; 0: it has not said."""
         self._unwanted: dict[int, bool] = {}
         """First numbers of what shall be cancelled, and whether also if it is running."""
 
@@ -61,6 +63,11 @@ class ClientBooks:
         while waiting and waiting[0].state is State.CANCELLED:
             waiting.popleft()
         return not (self.jobs or self._slices or waiting)
+
+    @property
+    def submits_again(self) -> bool:
+        """Whether something is still to be submitted again on this link."""
+        return bool(self._again)
 
     # --- out ---
 
@@ -96,8 +103,13 @@ class ClientBooks:
             waiting.popleft()
             if _have(slice_):
                 slice_.state = State.ASSIGNED
-                return slice_
+                if not self._is_too_large(slice_):
+                    return slice_
+                self.fail(slice_, too_large(self.max_bytes))
         return None
+
+    def _is_too_large(self, slice_: Slice) -> bool:
+        return 0 < self.max_bytes < max(slice_.nbytes, len(slice_.task.callable.pickled))
 
     def _number_slice(self, slice_: Slice) -> Lot:
         items = slice_.payload
@@ -214,14 +226,18 @@ class ClientBooks:
         """The head has not taken these items in, or has lost them."""
         for first, count in refused.ranges:
             for number in _within(self.jobs, first, count):
+                unwanted = number in self._unwanted
                 job = self.pop_job(number)
                 assert job is not None
-                self._refuse_job(job, refused)
+                self._refuse_job(job, refused, unwanted=unwanted)
             for sent in self._slices_within(first, count):
                 self._refuse_slice(sent, first, count, refused)
 
-    def _refuse_job(self, job: Slice, refused: Refused) -> None:
-        if refused.code == "unknown" and not job.task.options.at_most_once:
+    def _refuse_job(self, job: Slice, refused: Refused, *, unwanted: bool) -> None:
+        if refused.code in ("unknown", "undefined") and unwanted:
+            _cancel(job)
+            return
+        if _goes_again(job, refused):
             job.state = State.ASSIGNED  # nobody can cancel it without this thread
             self.waiting.append(job)
             return
@@ -232,7 +248,9 @@ class ClientBooks:
         low, high = max(0, first - sent.first), min(sent.slice.count, first + count - sent.first)
         for start, stop in list(sent.open(low, high)):
             part = sent.slice.part(start, stop)
-            if refused.code == "unknown" and not part.task.options.at_most_once:
+            if refused.code in ("unknown", "undefined") and sent.first in self._unwanted:
+                _cancel(part)
+            elif _goes_again(part, refused):
                 self.waiting.append(part)
             else:
                 part.owner.abandon(part.first, part.count, refusal(refused))
@@ -350,6 +368,11 @@ def _have(slice_: Slice) -> bool:
     if slice_.state is State.QUEUED:
         return slice_.gate is None or slice_.gate.acquire(False)
     return slice_.state is State.ASSIGNED
+
+
+def _goes_again(slice_: Slice, refused: Refused) -> bool:
+    """Tell whether what was refused is submitted anew: it was lost and may run twice, or was never taken in."""
+    return refused.code == "undefined" or (refused.code == "unknown" and not slice_.task.options.at_most_once)
 
 
 def _cancel(slice_: Slice) -> None:

@@ -17,7 +17,7 @@ from ztasks.io.books import Books, strike
 from ztasks.io.peers import Peer
 from ztasks.io.sessions import Pending, Session
 from ztasks.io.stored import make_works
-from ztasks.io.telling import MAX_NUMBER
+from ztasks.io.telling import GONE, MAX_NUMBER
 from ztasks.wire.link import Accepted, Ask, Cancel, Define, Leaving, Range, Refused, Resume, Submit
 from ztasks.wire.link_codec import decode_from_client, encode, items_in
 from ztasks.wire.outcomes import items_of
@@ -31,7 +31,7 @@ MOST_LOOKED_UP: Final = 1000
 
 LOST: Final = "the head does not know these jobs (any more): it has been started anew, and they were in no journal"
 
-Refusal = tuple[Literal["full", "invalid", "stopping"], str]
+Refusal = tuple[Literal["full", "invalid", "stopping", "undefined"], str]
 
 
 class ClientDesk:
@@ -143,6 +143,7 @@ class ClientDesk:
             if (session.cancel_on_exit or not session.journaled) and not session.left:
                 self.forget(session, now)
             session.spill(books.ledger.durable)
+            session.keep_no_volatile()
             if session.left:
                 session.keep_nothing()
             if not self._end_if_idle(session):
@@ -166,8 +167,7 @@ class ClientDesk:
             else:
                 session.keep(frames, [(number, 1)], 0 if session.journaled else None)
         self._books.telling.resume(session, resume)
-        if lost:
-            peer.say(encode(Refused(list(lost), "unknown", LOST)))
+        _say_lost(peer, session, lost)
         self._to_tell[session.number] = session
 
     def _look_for(self, session: Session, wanted: list[Range]) -> Iterator[tuple[int, list[Any] | None]]:
@@ -214,7 +214,7 @@ class ClientDesk:
         spec = self._books.specs.get(submit.key)
         refusal = self._refusal(spec, items)
         if refusal is not None or spec is None:
-            code, why = refusal or ("invalid", "")
+            code, why = refusal or ("undefined", "")
             frame = encode(Refused([(first, count)], code, why))
             self._books.telling.tell(session, session.keep([frame], [(first, count)], refusal=True))
             return
@@ -223,7 +223,7 @@ class ClientDesk:
     def _refusal(self, spec: TaskSpec | None, items: Items) -> Refusal | None:
         """Return why work cannot be accepted, if so."""
         if spec is None:
-            return "invalid", "its task has not been defined on this link"
+            return "undefined", "the head does not know its task (any more)"
         if self.closing is not None:
             return "stopping", self.closing
         if items.nbytes > self._books.most_bytes:
@@ -264,8 +264,7 @@ class ClientDesk:
             elif not submit.sent:
                 name = session.keep(frames, [(number, 1)], 0 if session.journaled else None)
                 self._books.telling.tell(session, name)
-        if lost:
-            peer.say(encode(Refused(list(lost), "unknown", LOST)))
+        _say_lost(peer, session, lost)
 
     # --- once a turn ---
 
@@ -282,3 +281,15 @@ class ClientDesk:
             if peer is not None and upto is not None:
                 peer.say(encode(Accepted(upto)))
         self._to_tell.clear()
+
+
+def _say_lost(peer: Peer, session: Session, lost: Ranges) -> None:
+    """Tell a client of what it waits for in vain: unknown here, or over, and its outcome dropped."""
+    dropped = Ranges()
+    for first, count in list(lost):
+        for part, size in session.dropped.within(first, count):
+            dropped.add(part, size)
+            lost.discard(part, size)
+    for ranges, code, why in ((lost, "unknown", LOST), (dropped, "dropped", GONE)):
+        if ranges:
+            peer.say(encode(Refused(list(ranges), code, why)))  # type: ignore[arg-type]

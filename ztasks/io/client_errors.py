@@ -9,6 +9,7 @@ from ztasks.errors import (
     HeadLost,
     InvalidOption,
     JobNotFound,
+    TooLarge,
     WireError,
     ZtasksError,
 )
@@ -105,6 +106,14 @@ def killed(job_id: str | None) -> HeadLost:
 def no_thread(error: Exception) -> HeadLost:
     """The system refuses what a client needs."""
     return HeadLost(f"the client's thread cannot be started, or its connection opened: {error}. Nothing was submitted.")
+
+
+def too_large(most: int) -> TooLarge:
+    """The head would not take a job in."""
+    return TooLarge(
+        f"the head takes no more than {most:,} bytes at once, arguments or callable. The job was not sent. Put the "
+        "data where workers can read it and send its name, or start the head with more `--max-bytes`."
+    )
 
 
 def refusal(refused: Refused) -> ZtasksError:

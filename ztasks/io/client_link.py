@@ -44,6 +44,16 @@ class Patience(NamedTuple):
     """When it had one."""
 
 
+class Wishes(NamedTuple):
+    """What a client wants."""
+
+    name: str
+    max_bytes: int
+    durable: bool
+    cancel_on_exit: bool
+    patience: Patience
+
+
 class Follower(Protocol):
     """Who is told what happens."""
 

@@ -83,7 +83,7 @@ class Questions:
         try:
             return question.wait(seconds)
         except BaseException:
-            self._post(Question("", {}, lambda _: self._open.pop(question.number, None)))
+            self._post(Question("", {}, lambda _: self._withdraw(question)))
             raise
 
     def ask_quietly(self, question: Question, seconds: float) -> None:
@@ -100,6 +100,13 @@ class Questions:
         question.number, self._next = self._next, self._next + 1
         self._open[question.number] = question
         self._say(Ask(question.number, question.what, question.arguments))
+
+    def _withdraw(self, question: Question) -> None:
+        """Nobody waits for the answer any more: if it may be long in coming, and large, the head need not give it."""
+        if self._open.pop(question.number, None) is not None and question.what == "result":
+            self._next += 1
+            withdrawn = {"id": question.arguments["id"], "question": question.number}
+            self._say(Ask(self._next - 1, "withdraw", withdrawn))
 
     def again(self) -> None:
         """There is a new link: ask all of them again."""

@@ -19,14 +19,14 @@ import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ztasks.core.link import Link
 from ztasks.core.slices import Slice
 from ztasks.errors import HeadFailed, ZtasksError
 from ztasks.io import client_errors as errors
 from ztasks.io.client_books import ClientBooks
-from ztasks.io.client_link import HeadLink, Patience
+from ztasks.io.client_link import HeadLink, Wishes
 from ztasks.io.client_lots import Lot
 from ztasks.io.client_outcomes import bring
 from ztasks.io.client_questions import Question, Questions, Reply
@@ -46,16 +46,6 @@ FAREWELL_SECONDS: Final = 2.0
 
 _of_parents: list[RemoteHead] = []
 """In a forked child: kept for ever, since nothing of them may be finalised there."""
-
-
-class Wishes(NamedTuple):
-    """What a client wants."""
-
-    name: str
-    max_bytes: int
-    durable: bool
-    cancel_on_exit: bool
-    patience: Patience
 
 
 class RemoteHead:
@@ -200,7 +190,7 @@ class RemoteHead:
         for item in self.inbox.take():
             if type(item) is not Slice:
                 item()  # type: ignore[operator]
-            elif self.lost is None and not self._leaving:
+            elif self.lost is None and not self._leaving and self._farewell is None:
                 books.add(item)
             else:
                 error = self.lost or closed_meanwhile()
@@ -211,11 +201,11 @@ class RemoteHead:
     def on_join(self, link: Link, welcome: Welcome) -> None:
         """There is a new link: say what is waited for, and what is not wanted any more; ask again what was asked."""
         self.lost = None
+        self._books.max_bytes = welcome.max_bytes
         self._defined.clear()
         leaves, durable = self._wishes.cancel_on_exit, self._durable
         link.send([encode(self._books.join(cancel_on_exit=leaves, epoch=welcome.epoch, durable=durable))])
-        for ranges, running in zip(self._books.unwanted(), (False, True), strict=True):
-            self._say_cancel(ranges, running=running)
+        self._say_unwanted()
         self._questions.again()
 
     def on_content(self, frames: list[Any]) -> None:
@@ -226,6 +216,8 @@ class RemoteHead:
         elif isinstance(message, Accepted):
             self._books.on_accepted(message.upto)
         elif isinstance(message, Refused):
+            if message.code == "undefined":
+                self._defined.clear()
             self._books.on_refused(message)
         else:
             self._questions.on_answer(message, frames[1:])
@@ -252,8 +244,11 @@ class RemoteHead:
         """Submit what waits, as far as the link takes it."""
         link = self._way.link
         if link is not None and self._farewell is None:
+            again = self._books.submits_again
             while link.queued_bytes < FEED_BYTES and (lot := self._books.next_lot()) is not None:
                 self._submit(link, lot)
+            if again and not self._books.submits_again:  # the head has not known what to cancel
+                self._say_unwanted()
 
     def _submit(self, link: Link, lot: Lot) -> None:
         define = self._definitions.of(lot.task)
@@ -272,6 +267,10 @@ class RemoteHead:
     def _say_cancel(self, ranges: list[Range], *, running: bool) -> None:
         if ranges:
             self._say(Cancel(self.session, ranges, running))
+
+    def _say_unwanted(self) -> None:
+        for ranges, running in zip(self._books.unwanted(), (False, True), strict=True):
+            self._say_cancel(ranges, running=running)
 
     def _greet_anew(self) -> None:
         self.lost = None

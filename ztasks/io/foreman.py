@@ -12,7 +12,6 @@ when it leaves, what has not begun goes back first.
 
 from __future__ import annotations
 
-import os
 import selectors
 from collections.abc import Callable
 from math import inf
@@ -29,6 +28,7 @@ from ztasks.io.holdings import Holdings
 from ztasks.io.join import JoinFile
 from ztasks.io.leaving import Leaver, Stay
 from ztasks.io.net import NetSocket, PeerSockets
+from ztasks.io.tending import Lasting, no_head
 from ztasks.io.terms import EVERYBODY
 from ztasks.io.wakeup import Wakeup
 from ztasks.wire.link import (
@@ -44,6 +44,7 @@ from ztasks.wire.link import (
     Received,
     Reject,
     Void,
+    Wanted,
     Welcome,
 )
 from ztasks.wire.link_codec import decode_at_peer, decode_to_foreman, encode
@@ -53,6 +54,9 @@ MESSAGES_AT_ONCE: Final = 64
 
 TEND_SECONDS: Final = 1.0
 """How often connections are looked after."""
+
+TEND_NEW_SECONDS: Final = 0.01
+"""The same for a lane that is being connected."""
 
 REFUSED_SECONDS: Final = 2.0
 """How long to wait before greeting a head again that is stopping, or full."""
@@ -89,6 +93,11 @@ class Foreman:
         self._tend_at = now
         self._net: PeerSockets | None = None
         self._lane: NetSocket | None = None
+        self._unreached_since = now
+        """Since when the lane is not connected."""
+        self._lasting = Lasting()
+        self._said: tuple[int, int, Wanted] | None = None
+        """The lane, the credit, and what is wanted, as the head was told last."""
 
     # --- any thread, and signal handlers ---
 
@@ -186,7 +195,7 @@ class Foreman:
         if isinstance(message, Welcome):
             new = joining.on_welcome(message, now)
             if new is not None:
-                self._on_join(new, message)
+                self._on_join(new, message, now)
         elif isinstance(message, Reject):
             if joining.on_reject(message):
                 self._on_reject(message, now)
@@ -220,6 +229,8 @@ class Foreman:
                 raise WireError("a task came without its callable")
             holdings.on_define(message, bytes(frames[1]))
         elif isinstance(message, Batch):
+            if self._leaver.has_said_farewell:
+                return  # it is the head's again when that hears the farewell
             for slice_ in holdings.on_batch(message, frames[1:]):
                 head.post(slice_)
             self._leaver.busy(now)
@@ -264,9 +275,12 @@ class Foreman:
         link = joining.link
         if link is None:
             return
-        wanted = self._leaver.wanted
-        changed = link.wanted != wanted
-        link.credit, link.wanted = MAX_ITEMS if wanted == "run" else 0, wanted
+        link.wanted = self._leaver.wanted
+        link.credit = MAX_ITEMS if link.wanted == "run" and self._is_reached() else 0
+        changed = self._said != (link.lane, link.credit, link.wanted)
+        if changed:  # before Held, upon which work comes
+            self._said = link.lane, link.credit, link.wanted
+            self._sink.send(encode(link.sign()))
         for chunk, frames in link.outgoing():
             if not self._sink.send(encode(chunk), *frames):
                 link.unsent(chunk.number)
@@ -274,17 +288,21 @@ class Foreman:
         receipt = link.receipt()
         if receipt is not None:
             self._sink.send(encode(receipt))
-        alive = link.alive(now)
-        if alive is not None or changed:
-            self._sink.send(encode(link.sign()))
+        if (alive := link.alive(now)) is not None:
+            self._sink.send(encode(alive))
+
+    def _is_reached(self) -> bool:
+        """Tell whether the head's work comes through to here."""
+        return self._lane is not None and self._net is not None and self._net.connected(self._lane)
 
     # --- joining ---
 
-    def _on_join(self, link: Link, welcome: Welcome) -> None:
+    def _on_join(self, link: Link, welcome: Welcome, now: float) -> None:
         assert self._net is not None, "it is open"
         self._close_lane()
         self._hello = msgspec.structs.replace(self._hello, after=welcome.lane)
         self._lane = self._net.lane(welcome.port)
+        self._tend_at = self._unreached_since = now
         self._selector.register(self._lane.descriptor(), selectors.EVENT_READ, _nothing)
         again = self._holdings.take_unacknowledged()
         link.send([encode(self._holdings.held(again))])
@@ -320,8 +338,7 @@ class Foreman:
         """Do what is due."""
         joining, leaver = self._joining, self._leaver
         if now >= self._tend_at:
-            self._tend_at = now + TEND_SECONDS
-            net.tend(now)
+            self._tend(net, now)
         if self._greet_at is not None and now >= self._greet_at:
             self._greet_at = None
             self._joining = joining = Joining(self._hello, now, leaver.join_seconds(now))
@@ -340,6 +357,18 @@ class Foreman:
         if leaver.begins_to_hand_back():
             self._hand_back()
 
+    def _tend(self, net: PeerSockets, now: float) -> None:
+        """Look after the connections: closely while a new lane is being connected, since no work comes before."""
+        net.tend(now)
+        reached = self._is_reached()
+        if reached:
+            self._unreached_since = now
+        new = self._lane is not None and not reached and now - self._unreached_since < TEND_SECONDS
+        self._tend_at = now + (TEND_NEW_SECONDS if new else TEND_SECONDS)
+        if self._lasting.note("" if reached else net.trouble(), now):
+            what = "not joined" if self._joining.link is None else "joined, but no work can come"
+            self._say(f"{what}: {net.trouble()}", level="warning")
+
     # --- leaving ---
 
     def _leave(self, now: float) -> int | None:
@@ -350,7 +379,7 @@ class Foreman:
             self._head.post_kill()
         done = leaver.killed or (leaver.wanted != "run" and holdings.empty)
         if done and link is not None and leaver.says_farewell(now):
-            link.send([encode(Leaving(cancel=False))])
+            link.send([encode(Leaving(cancel=leaver.killed))])
             self._flush(now)
         code = leaver.may_go(
             now, done=done, idle=not holdings.items, linked=link is not None, heard=link is None or link.idle
@@ -364,20 +393,5 @@ class Foreman:
         return code
 
 
-def no_head(join: JoinFile, seconds: float, trouble: str) -> HeadLost:
-    """Say that no head has answered."""
-    return HeadLost(
-        f"no head answered at {join.address}:{join.ports.clients} within {seconds:g} s"
-        + (f" ({trouble})" if trouble else "")
-        + ". Nothing was run. Does `ztasks head` run there, can this host reach its ports, and is the join file one "
-        "that it has written?"
-    )
-
-
 def _nothing() -> None:
     """A ZeroMQ descriptor only wakes the loop, which then looks at the socket itself."""
-
-
-def random_number() -> int:
-    """Return a random 63-bit number, above 0."""
-    return int.from_bytes(os.urandom(8), "big") >> 1 or 1

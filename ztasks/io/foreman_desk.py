@@ -145,6 +145,8 @@ class ForemanDesk:
         else:
             assert isinstance(message, Leaving)
             self._books.fleet.on_wanted(peer.lane, "stop")
+            if not message.cancel:
+                self._return_all(peer, now)
             peer.leaving = True
         self.expire(now)  # what was to be cancelled may have come back by this
         peer.dealt_with(upto, self._operation(message))
@@ -208,6 +210,16 @@ class ForemanDesk:
         ranges = Ranges(returned.ranges)
         back = [work for work in self._once(peer) if work.session == returned.session and work.first in ranges]
         self._books.fleet.on_returned(peer.lane, returned.session, list(ranges), now)
+        self._note_not_begun(back)
+
+    def _return_all(self, peer: Peer, now: float) -> None:
+        """A foreman leaves in order: what is still under way to it will not begin there."""
+        back = self._once(peer)
+        sessions: dict[int, list[Range]] = defaultdict(list)
+        for work in self._books.fleet.lanes[peer.lane].held():
+            sessions[work.session].append((work.first, work.count))
+        for session, ranges in sessions.items():
+            self._books.fleet.on_returned(peer.lane, session, ranges, now)
         self._note_not_begun(back)
 
     def _once(self, peer: Peer) -> list[Work]:

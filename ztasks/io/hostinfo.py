@@ -18,6 +18,11 @@ def host_name() -> str:
     return os.uname().nodename or "localhost"
 
 
+def random_number() -> int:
+    """Return a random 63-bit number, above 0."""
+    return int.from_bytes(os.urandom(8), "big") >> 1 or 1
+
+
 def default_workers() -> int:
     """Return how many workers to start: the least of CPU affinity, cgroup quota and SLURM_CPUS_PER_TASK.
 

@@ -90,7 +90,16 @@ class Joins:
             peer.route = message.route
         port = peer.lane_socket.port + self._place.shift if peer.lane_socket is not None else 0
         terms, is_kept = self._terms, self._books.ledger.is_kept
-        welcome = Welcome(hello.incarnation, self._roster.epoch, peer.lane, port, terms.heartbeat, terms.lease, is_kept)
+        welcome = Welcome(
+            hello.incarnation,
+            self._roster.epoch,
+            peer.lane,
+            port,
+            terms.heartbeat,
+            terms.lease,
+            is_kept,
+            terms.max_bytes,
+        )
         self._reply(hello, message, welcome)
 
     def _reply(self, hello: Hello, message: NetMessage, answer: Welcome | Reject) -> None:

@@ -113,11 +113,12 @@ class Ended(Operation, frozen=True):
 
 class Fetched(Operation, frozen=True):
     """The client has the outcomes of these items: what was done or cancelled is removed, what has failed or expired
-    stays until the limits."""
+    stays until the limits, unless it is not needed either (`failed`)."""
 
     session: int
     first: int
     count: int
+    failed: bool = False
 
 
 class Revived(Operation, frozen=True):

@@ -45,7 +45,7 @@ GONE: Final = """state = CASE WHEN {0} THEN 0 ELSE state END, fetched = seal | 1
     size = CASE WHEN {0} THEN 0 ELSE size END, frames = CASE WHEN {0} THEN 0 ELSE frames END,
     header = CASE WHEN {0} THEN NULL ELSE header END, payload = CASE WHEN {0} THEN NULL ELSE payload END"""
 
-_FETCH: Final = f"""UPDATE outcomes SET {GONE.format("state IN (1, 3)")} WHERE state > 0 AND id IN
+_FETCH: Final = """UPDATE outcomes SET {} WHERE state > 0 AND id IN
     (SELECT o.id FROM temp.ranges r CROSS JOIN outcomes o
         WHERE o.session = r.session AND o.first >= r.first AND o.first < r.first + r.count)"""
 
@@ -155,8 +155,10 @@ class Store:
         self._begun.run(connection, [_begun_row(one) for one in by_kind[Begun]])
         self._charged.run(connection, [_charged_row(one) for one in by_kind[Charged]])
         self._end(by_kind[Ended], age, at)
-        if fetched := [(signed(one.session), one.first, one.count) for one in by_kind[Fetched]]:
-            self._fetch(fetched)
+        for failed in (False, True):
+            fetched = [one for one in by_kind[Fetched] if one.failed is failed]
+            if rows := [(signed(one.session), one.first, one.count) for one in fetched]:
+                self._fetch(rows, failed=failed)
         self._notes.run(connection, [(one.name, one.value, seal((one.name,), one.value)) for one in by_kind[Noted]])
 
     def _define(self, defined: list[Defined], unneeded: dict[bytes, bool]) -> None:
@@ -233,12 +235,12 @@ class Store:
 
     # --- outcomes go ---
 
-    def _fetch(self, ranges: list[Row]) -> None:
+    def _fetch(self, ranges: list[Row], *, failed: bool) -> None:
         connection = self.connection
         self._ranges.run(connection, ranges)
         for session, number in connection.execute(_CUTS).fetchall():
             self._cut(session, number)
-        connection.execute(_FETCH)
+        connection.execute(_FETCH.format(GONE.format("1" if failed else "state IN (1, 3)")))
         connection.execute("DELETE FROM temp.ranges")
 
     def _cut(self, session: int, number: int) -> None:

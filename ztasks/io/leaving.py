@@ -100,6 +100,11 @@ class Leaver:
     # --- what follows ---
 
     @property
+    def has_said_farewell(self) -> bool:
+        """Whether it has: what comes from then on it does not take, and the head does not wait for."""
+        return self._farewell is not None
+
+    @property
     def hands_back(self) -> bool:
         """Whether what comes in from now on goes back at once."""
         return self.wanted == "stop"

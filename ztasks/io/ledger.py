@@ -125,10 +125,10 @@ class Ledger:
         header = encode(outcome)
         return self._append(Ended(outcome.session, first, outcome.count, state, header, data, buffers))
 
-    def fetched(self, session: int, ranges: Sequence[Range]) -> None:
-        """Write down that a client has outcomes."""
+    def fetched(self, session: int, ranges: Sequence[Range], *, failed: bool = False) -> None:
+        """Write down that a client has outcomes; `failed`: what has failed is not needed any more either."""
         for first, count in ranges:
-            self._append(Fetched(session, first, count))
+            self._append(Fetched(session, first, count, failed))
 
     def revive(self, session: int, first: int, count: int) -> int | None:
         """Write down that failed items are run again."""

@@ -25,6 +25,11 @@ PEERS_AT_ONCE: Final = 200
 """How many peers are looked at in one turn."""
 
 
+STALLED_LEASES: Final = 6
+"""A peer that is heard, but has received nothing of what waits for it for so many leases, is given up: its connection
+leads here only. A chunk takes less on any link that is worth the name."""
+
+
 class LifeSigns:
     """Goes round all peers, twice in each heartbeat."""
 
@@ -70,12 +75,18 @@ class LifeSigns:
             self._joins.lose(peer, now, "its key was revoked")
         elif peer.link.expired(now):
             self._joins.lose(peer, now, f"nothing was heard of it for {peer.link.silent(now):.1f} s")
+        elif peer.link.stalled(now, anew=self._own_fault) > STALLED_LEASES * self._terms.lease:
+            self._joins.lose(peer, now, self._say_stalled(peer))
         else:
             peer.flush()
             alive = peer.link.alive(now)
             if alive is not None:
                 peer.send_raw(encode(alive))
                 self.say(peer, alive)
+
+    def _say_stalled(self, peer: Peer) -> str:
+        port = f" (port {peer.lane_socket.port}: is it open?)" if peer.lane_socket is not None else ""
+        return f"nothing gets through to it for {STALLED_LEASES} leases, though it is heard{port}"
 
     def say(self, peer: Peer, alive: Alive) -> None:
         """Tell a foreman on control, too, that this head is alive, and what it wants."""

@@ -84,6 +84,8 @@ class Session:
         """Numbers that something is kept of in memory."""
         self.stored = Ranges()
         """Numbers whose outcomes are kept in the journal only."""
+        self.dropped = Ranges()
+        """Numbers whose outcomes were kept in the journal, and are not any more."""
         self.untold: deque[int | Range] = deque()
         """What its client shall be told when there is room: names, and numbers that are stored."""
         self._kept: OrderedDict[int, Kept] = OrderedDict()
@@ -144,11 +146,23 @@ class Session:
                 else:
                     self.drop(name)
 
+    def keep_no_volatile(self) -> None:
+        """Its client was gone for long: what is in memory only, and not to be written down, is not kept for it."""
+        for name, kept in self.kept():
+            if kept.operation is None:
+                self.drop(name)
+
+    def drop_stored(self, first: int, count: int) -> None:
+        """The journal has dropped the outcomes of these items."""
+        for part, size in self.stored.within(first, count):
+            self.dropped.add(part, size)
+        self.stored.discard(first, count)
+
     def keep_nothing(self) -> None:
         """Its client will not come back: it is told nothing any more."""
         for name, _ in self.kept():
             self.drop(name)
-        self.stored = Ranges()
+        self.stored, self.dropped = Ranges(), Ranges()
         self.untold.clear()
 
     @property

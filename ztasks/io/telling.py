@@ -143,6 +143,17 @@ class Telling:
         self._asked.setdefault(session, {}).setdefault(number, {})[peer.lane, question] = None
         return True
 
+    def withdraw(self, peer: Peer, question: int, session: int, number: int) -> None:
+        """Somebody does not wait for the result of a job any more."""
+        waiting = self._asked.get(session, {}).get(number)
+        if waiting is None:
+            return
+        waiting.pop((peer.lane, question), None)
+        if not any(lane == peer.lane for lane, _ in waiting):
+            peer.asked.discard((session, number))
+        if not waiting:
+            self._forget(session, number)
+
     def asked(self, session: int) -> dict[int, dict[tuple[int, int], None]]:
         """Return the numbers of a session that somebody waits for the results of."""
         return self._asked.get(session, {})

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal, Protocol
 
+from ztasks.errors import HeadLost
+from ztasks.io.join import JoinFile
+
 Event = Literal["accepted", "admitted", "connected", "retried", "lost", "refused", "unable", "strange", "failed"]
 """What happens to connections: one came in; it was let in, or we were; we have reached the other end, or will try it
 again; it is lost; we were refused, or the head was unable to tell; it spoke another protocol; the handshake failed."""
@@ -19,6 +22,30 @@ REVIVE_SECONDS: Final = 1.0
 
 PAUSE_SECONDS: Final = (1.0, 2.0, 5.0)
 """How long we wait after the first, second and each further handshake that fails."""
+
+
+LASTING_SECONDS: Final = 5.0
+"""Trouble that lasts so long is told."""
+
+
+class Lasting:
+    """Trouble that lasts is told: once, and again when it is another."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._told = ""
+
+    def note(self, trouble: str, now: float) -> bool:
+        """Take in what trouble there is, if any; tell whether it is to be told now."""
+        if not trouble:
+            self._since, self._told = None, ""
+            return False
+        if self._since is None:
+            self._since = now
+        if now - self._since < LASTING_SECONDS or trouble == self._told:
+            return False
+        self._told = trouble
+        return True
 
 
 class Connecting(Protocol):
@@ -106,3 +133,13 @@ class Connection:
             f"the head at {self._where} ends the handshake: it has other keys now, so that this join file is out of "
             "date, or it is too busy"
         )
+
+
+def no_head(join: JoinFile, seconds: float, trouble: str) -> HeadLost:
+    """Say that no head has answered."""
+    return HeadLost(
+        f"no head answered at {join.address}:{join.ports.clients} within {seconds:g} s"
+        + (f" ({trouble})" if trouble else "")
+        + ". Nothing was run. Does `ztasks head` run there, can this host reach its ports, and is the join file one "
+        "that it has written?"
+    )

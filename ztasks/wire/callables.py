@@ -17,6 +17,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any, Final, NamedTuple
 
 from ztasks.errors import CallNotPicklable
+from ztasks.units import LONGEST_TASK_NAME, cut, encodable
 from ztasks.wire.verdict import EVERYTHING, Judged, Verdict
 
 CACHE_SIZE: Final = 1024
@@ -90,10 +91,10 @@ def ship_judged(function: Any, verdict: Verdict) -> ShippedCallable:
 def describe(function: Any) -> str:
     """Return a callable's name for messages and records."""
     if isinstance(function, MethodType):
-        return f"{type(function.__self__).__name__}.{function.__name__}"
+        return cut(encodable(f"{type(function.__self__).__name__}.{function.__name__}"), LONGEST_TASK_NAME)
     inner = getattr(function, "func", None)  # functools.partial
     name = getattr(function, "__qualname__", None) or getattr(inner, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__name__
+    return cut(encodable(name if isinstance(name, str) else type(function).__name__), LONGEST_TASK_NAME)
 
 
 def _pickle(function: Any) -> ShippedCallable:

@@ -87,6 +87,8 @@ class Welcome(Struct, tag="welcome", frozen=True):
     lease: float
     durable: bool
     """Whether there is a journal."""
+    max_bytes: int = 0
+    """More than these the head does not take at once: arguments of jobs, or a callable. 0: it has not said."""
 
 
 class Reject(Struct, tag="reject", frozen=True):
@@ -273,7 +275,8 @@ class Ask(Struct, tag="ask", frozen=True):
 class Leaving(Struct, tag="leaving", frozen=True):
     """The last content of a client that closes, or a foreman that has nothing left, or gives up what it has.
 
-    `cancel`: what a client has not got is not wanted any more.
+    `cancel`: what a client has not got is not wanted any more. What a foreman held has been given up, running or not;
+    without it the foreman holds nothing, and begins nothing that is under way to it.
     """
 
     cancel: bool
@@ -292,7 +295,7 @@ class Refused(Struct, tag="refused", frozen=True):
     """These items are not accepted, or have been lost."""
 
     ranges: list[Range]
-    code: Literal["full", "unknown", "dropped", "invalid", "stopping"]
+    code: Literal["full", "unknown", "dropped", "invalid", "stopping", "undefined"]
     why: str
 
 
