@@ -24,6 +24,7 @@ from tracks import lines, started
 import ztasks
 from ztasks import DeathCertificate, Executor, PoisonJob, WorkerLost
 from ztasks.io.stacks import DUMP_SIGNAL
+from ztasks.io.worker_main import OOM_SCORE
 
 FOLDER = str(Path(jobs.__file__).parent)
 MIB = 1 << 20
@@ -293,6 +294,14 @@ def test_row_04_the_kernel_s_out_of_memory_killer(tmp_path: Path) -> None:
     assert all(50 <= peak < 200 for _, _, peak in deaths)
     assert "out-of-memory killer" in message
     assert second == ""  # what has been told once is not held against the next
+
+
+def test_row_04_the_kernel_takes_a_worker_rather_than_its_head() -> None:
+    def score() -> int:
+        return int(Path("/proc/self/oom_score_adj").read_text())
+
+    with Executor(max_workers=1) as executor:
+        assert executor.submit(score).result(10) == min(1000, score() + OOM_SCORE)
 
 
 def test_row_04_a_worker_that_grows_too_large_while_a_job_runs(tmp_path: Path) -> None:

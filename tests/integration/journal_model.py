@@ -95,7 +95,7 @@ class Model:
             found = self._find(one.session, number)
             if found and isinstance(found.items[number], tuple):
                 ended, _ = found.items[number]
-                found.items[number] = (ended, True) if ended.state in MAY_REVIVE else GONE
+                found.items[number] = (ended, True) if ended.state in MAY_REVIVE and not one.failed else GONE
 
     def _on_begun(self, one: Begun) -> None:
         if found := self._find(one.session, one.first):

@@ -344,7 +344,7 @@ SMALL = st.binary(max_size=2)
 OPERATIONS = st.one_of(
     *[st.builds(Accepted, SESSIONS, NUMBERS, COUNTS, st.just(b"key"), SMALL, SMALL, sent=st.booleans())] * 3,
     *[st.builds(Ended, SESSIONS, NUMBERS, st.integers(1, 3), st.sampled_from(list(journal_schema.CODES)), SMALL)] * 3,
-    *[st.builds(Fetched, SESSIONS, NUMBERS, COUNTS)] * 2,
+    *[st.builds(Fetched, SESSIONS, NUMBERS, COUNTS, st.booleans())] * 2,
     st.builds(Begun, SESSIONS, NUMBERS, st.booleans()),
     st.builds(Charged, SESSIONS, NUMBERS, st.integers(0, 3), st.integers(0, 3), SMALL),
     st.builds(Revived, SESSIONS, NUMBERS, COUNTS),

@@ -30,6 +30,14 @@ def test_one_that_is_wanted_stays() -> None:
     assert not one.begins_to_hand_back()
 
 
+def test_its_farewell_is_said_once_and_is_its_last_word() -> None:
+    one = leaver()
+    assert not one.has_said_farewell
+    assert one.says_farewell(101.0)
+    assert not one.says_farewell(102.0)
+    assert one.has_said_farewell
+
+
 def test_the_walltime_ends_a_foreman_that_is_busy() -> None:
     one = leaver(walltime=60.0)
     assert one.next_event(110.0, idle=False) == 50.0

@@ -200,7 +200,10 @@ class Answers:
     def _stored(self, session: int, number: int) -> Result | None:
         """Return the outcome of a job that has ended, if it is still kept; raises JournalError and MsgspecError."""
         result = self._books.results.get(session, number)
-        if result is None and self._service.journal is not None:
+        forgotten = self._books.forgotten
+        while forgotten and next(iter(forgotten.values())) <= self._books.ledger.durable:
+            forgotten.popitem(last=False)
+        if result is None and self._service.journal is not None and (session, number) not in forgotten:
             stored = self._service.journal.outcome(session, number)
             if stored is not None:
                 result = Result(stored.state, content_of(stored, number, 1))
@@ -276,6 +279,7 @@ class Answers:
             raise Refusal("not-ended", f"job {job_id(session, number)} has not ended")
         self._books.forget_outcomes([(session, number, 1)])
         self._books.ledger.fetched(session, [(number, 1)], failed=True)
+        self._books.forgotten[session, number] = self._books.ledger.appended
 
     def _withdraw(self, peer: Peer, ask: Ask) -> None:
         """Somebody does not wait for a result any more that they had asked for."""

@@ -50,6 +50,8 @@ class Books:
         self.telling = Telling(ledger, self.peers)
         self.results = Results(most_bytes // 4)
         self.history = History()
+        self.forgotten: OrderedDict[Name, int] = OrderedDict()
+        """Jobs whose outcomes the journal holds until an operation is durable, though nobody shall be told any more."""
         self.undurable: deque[tuple[int, Session]] = deque()
         """Whose pending work enters the queue when an operation is durable."""
         self.doubtful: dict[Name, Work] = {}
