@@ -42,6 +42,16 @@ def die(number: int, *, megabytes: int = 0, said: str = "") -> None:
     del taken
 
 
+class Ends:
+    """A callable and an argument that ends whichever process unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+    def __call__(self) -> None:
+        """Nobody comes to this."""
+
+
 class Shy:
     """Has no repr."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -104,6 +105,32 @@ def test_row_02_arguments_are_shown_shortly() -> None:
     assert str(2 * MIB)[:3] in shown["large"]
     assert shown["shy"].startswith("die_with(<Shy")
     assert shown["own"] == "a name of its own(1)"
+
+
+@pytest.mark.parametrize("what", ["argument", "callable", "module"])
+def test_row_03_death_while_it_is_loaded(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is charged like any other, so that it ends; showing the call does not end this process, too."""
+    (tmp_path / "zt_fatal.py").write_text("import os\nif 'ZTASKS_WORKER' in os.environ: os._exit(3)\ndef job(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("ZTASKS_WORKER", raising=False)
+    with Executor(max_workers=2) as executor:
+        if what == "argument":
+            future = executor.submit(len, jobs.Ends())
+        elif what == "callable":
+            future = executor.submit(jobs.Ends())
+        else:
+            future = executor.submit(importlib.import_module("zt_fatal").job)
+        good = [executor.submit(fault_jobs.square, number) for number in range(20)]
+        error = future.exception(20)
+        assert type(error) is PoisonJob
+        assert [death.exit_code for death in error.certificates] == [3, 3, 3]
+        assert [one.result(10) for one in good] == [number * number for number in range(20)]
+
+
+def test_row_03_death_while_it_is_loaded_charges_the_first_items_of_a_map_only() -> None:
+    with Executor(max_workers=1) as executor:
+        outcomes = list(executor.outcomes(ztasks.options(jobs.Ends(), crash_retries=0), range(3)))
+        assert [type(outcome.exception) for outcome in outcomes] == [PoisonJob] * 3
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -290,7 +317,7 @@ def test_row_04_the_kernel_s_out_of_memory_killer(tmp_path: Path) -> None:
     name, message, good, later, deaths = first
     assert (name, good, later) == ("PoisonJob", 32, 64)
     assert [signal for signal, _, _ in deaths] == ["SIGKILL"] * 2
-    assert all("out-of-memory killer struck in its cgroup" in oom for _, oom, _ in deaths)
+    assert all("out-of-memory killer struck in its cgroup" in oom for _, oom, _ in deaths), deaths
     assert all(50 <= peak < 200 for _, _, peak in deaths)
     assert "out-of-memory killer" in message
     assert second == ""  # what has been told once is not held against the next

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,14 +200,54 @@ def test_whatever_form_the_call_had_when_it_was_sent(payload: Any, shape: Shape,
     assert error.certificate.call == call or (call is None and error.certificate.call.startswith("work(key="))
 
 
-@pytest.mark.parametrize("args", [(Unloadable(),), (1, [Unloadable()])])
-def test_arguments_that_do_not_unpickle_do_not_hide_the_loss(args: tuple[Any, ...]) -> None:
-    assert call_of(*args) == "work(... its arguments do not unpickle here: RuntimeError)"
+class Ends:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+class Point:
+    def __init__(self, x: int, inner: object = None) -> None:
+        self.x = x
+        self.inner = inner
+
+
+class Numbers(list[int]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("args", "call"),
+    [
+        ((Unloadable(),), "work(refuse(1))"),
+        ((1, [Unloadable()]), "work(1, [refuse(1)])"),
+        ((Ends(),), "work(_exit(3))"),
+        ((Point(1, Point(2)),), "work(Point(x=1, inner=Point(x=2, inner=None)))"),
+        ((Numbers([1, 2]),), "work(<Numbers>)"),
+        ((Point, len), "work(<Point>, <len>)"),
+        ((datetime.date(2026, 11, 26), {1}, Path("/tmp")), "work(datetime.date(2026, 11, 26), {1}, PosixPath('/tmp'))"),
+    ],
+)
+def test_arguments_are_shown_without_running_what_they_name(args: tuple[Any, ...], call: str) -> None:
+    """It may be what has ended the workers."""
+    assert call_of(*args) == call
+
+
+def test_arguments_that_hold_themselves_are_shown() -> None:
+    point = Point(1)
+    point.inner = point
+    assert call_of(point) == "work(Point(x=1, inner=...))"
+
+
+def test_by_value_code_is_shown_without_being_made() -> None:
+    number = 7
+    assert call_of(lambda: number).startswith("work(")
 
 
 def test_a_pickle_that_is_none_does_not_hide_the_loss() -> None:
     error = failures.rebuild(loss_of(b"no pickle"))
-    assert str(error).startswith("the job is lost\n  call: work(... its arguments do not unpickle here: ")
+    assert str(error).startswith("the job is lost\n  call: work(... its arguments cannot be shown: ")
 
 
 @pytest.mark.parametrize("form", ["bytes", "buffers", "items"])

@@ -376,7 +376,7 @@ def test_work_is_recalled_when_it_stands_still_while_another_lane_idles() -> Non
     rig.now = 2 * RECALL_AFTER
     assert rig.ventilator.recallable(rig.now) == [], "nobody idles"
     rig.start()
-    assert rig.ventilator.next_event(0.0) == RECALL_AFTER
+    assert rig.ventilator.next_event(0.0) == pytest.approx(RECALL_AFTER, rel=1e-3)
     assert rig.ventilator.recallable(0.5 * RECALL_AFTER) == [], "it may still be moving"
     assert rig.ventilator.recallable(rig.now) == [rig.books(busy)]
     rig.submit(rig.tasks[0])
@@ -399,6 +399,38 @@ def test_one_job_alone_is_taken_back_too_but_later() -> None:
     (send,) = rig.dispatch()
     assert send.lane.number != stuck.number
     rig.finish()
+
+
+def test_what_is_large_is_given_time_to_arrive() -> None:
+    rig = rig_with()
+    rig.start()
+    rig.start()
+    rig.submit(rig.tasks[0])
+    (send,) = rig.dispatch()
+    lane = rig.ventilator.lanes[send.lane.number]
+    before = lane.patience()
+    lane.nbytes += 10**9
+    assert lane.patience() > before + 1.0
+
+
+def test_what_is_taken_back_from_lane_after_lane_is_given_more_and_more_time() -> None:
+    """It may be under way each time; an outcome shows that work arrives."""
+    rig = rig_with()
+    rig.start()
+    rig.start()
+    rig.submit(rig.tasks[0])
+    (send,) = rig.dispatch()
+    waits = []
+    for _ in range(6):
+        worker = rig.workers[send.lane.number]
+        waits.append(rig.books(worker).patience())
+        rig.now += waits[-1] + 1e-6
+        assert rig.ventilator.recallable(rig.now) == [rig.books(worker)]
+        rig.recall(worker)
+        (send,) = rig.dispatch()
+    assert waits[4] > 2 * waits[2] - 1e-9 > 4 * waits[0] - 1e-8
+    rig.finish()
+    assert all(not lane.recalls for lane in rig.ventilator.lanes.values() if lane.received)
 
 
 # --- what cannot be sent ---

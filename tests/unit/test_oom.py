@@ -49,6 +49,8 @@ def test_a_kill_in_the_own_group_is_told_once(host: Host) -> None:
     assert host.counters.evidence() == ""
     host.set(group=6, host=8)
     assert "oom_kill: 6" in host.counters.evidence()
+    assert "oom_kill: 6" in host.counters.evidence(), "two were killed at once"
+    assert host.counters.evidence() == ""
 
 
 def test_a_kill_elsewhere_on_the_host_is_told_as_such(host: Host) -> None:

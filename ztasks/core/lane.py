@@ -27,6 +27,12 @@ MAX_CALLABLES: Final = 256
 RECALL_AFTER: Final = 0.010
 """Seconds without a sign of progress after which unstarted work is recalled from a lane, if another lane is idle."""
 
+ARRIVING: Final = 200e6
+"""Bytes a second that work is supposed to arrive with at least, so that it is not recalled on its way."""
+
+MOST_DOUBLED: Final = 12
+"""A lane's patience is doubled with each recall that no outcome has followed, so many times."""
+
 IDLE_SHARE: Final = 0.05
 """The share of idle time above which the target doubles."""
 
@@ -92,6 +98,7 @@ class Lane:
         "moved",
         "nbytes",
         "number",
+        "recalls",
         "received",
         "starved",
         "state",
@@ -117,6 +124,8 @@ class Lane:
         self.stopping: dict[int, float | None] = {}
         """The positions of jobs that shall be stopped for their callers, and when they were first told."""
         self.moved = 0.0
+        self.recalls = 0
+        """How often work was taken back since an outcome came."""
         """When work was last given to it or outcomes last came from it."""
 
     @property
@@ -139,8 +148,22 @@ class Lane:
         return [slice_ for rest in rests for slice_ in rest]
 
     def patience(self) -> float:
-        """Return after how many seconds without progress it is looked at: one job alone has mostly begun."""
-        return RECALL_AFTER if self.outstanding > 1 else 10 * RECALL_AFTER
+        """Return after how many seconds without progress it is looked at: one job alone has mostly begun, large
+        payloads are still under way, and what was taken back from lane after lane needs more time than others."""
+        patience = RECALL_AFTER if self.outstanding > 1 else 10 * RECALL_AFTER
+        return (patience + self.nbytes / ARRIVING) * (1 << min(self.recalls, MOST_DOUBLED))
+
+    def on_moved(self, now: float) -> None:
+        """Take in that outcomes have come from it."""
+        self.moved = now
+        self.recalls = 0
+
+    def give_back(self, count: int) -> None:
+        """Its last items have been taken back."""
+        self.dispatched -= count
+        self.recalls += 1
+        if self.budget is not None:
+            self.budget += count
 
     def batch_at(self, position: int) -> Batch | None:
         """Return the batch of the item at a position, unless its outcome has come."""

@@ -230,7 +230,7 @@ class Ventilator:
         finished = Finished(batch.slices, offset, results.count)
         self._settle(batch, finished, results.failures, now)
         lane.received += results.count
-        lane.moved = now
+        lane.on_moved(now)
         if lane.stopping:
             lane.stopping = {at: since for at, since in lane.stopping.items() if at >= lane.received}
         batch.task.run_time.learn(results.busy, results.count)
@@ -314,9 +314,7 @@ class Ventilator:
         if lane.stopping:  # the positions will be another's
             lane.stopping = {at: since for at, since in lane.stopping.items() if at < claimed}
         if taken > 0:
-            lane.dispatched = claimed
-            if lane.budget is not None:
-                lane.budget += taken
+            lane.give_back(taken)
             self._requeue(again)
             if not lane.batches and lane.wants_more():  # it holds nothing, so no report will open it again
                 self._open[lane.number] = lane

@@ -20,12 +20,21 @@ class OomCounters:
         self._vmstat = vmstat
         self._in_group = self._groups.oom_kills()
         self._on_host = field(read(vmstat), "oom_kill")
+        self._more = 0
+        """How many more it has killed in this cgroup than were asked about."""
 
     def evidence(self) -> str:
-        """Say whether the killer has struck since the last call; empty if not."""
+        """Say whether the killer has struck since the last call; empty if not. To be called once for each death: if it
+        has struck twice at once, so it says at the next call as well."""
         in_group, on_host = self._groups.oom_kills(), field(read(self._vmstat), "oom_kill")
-        struck_group, self._in_group = in_group > self._in_group, in_group
+        struck, self._in_group = in_group - self._in_group, in_group
+        struck_group = struck > 0
         struck_host, self._on_host = on_host > self._on_host, on_host
+        if struck_group:
+            self._more = struck - 1
+        elif self._more > 0:
+            self._more -= 1
+            struck_group = True
         if struck_group:
             return f"the out-of-memory killer struck in its cgroup (oom_kill: {in_group})"
         if struck_host:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from time import perf_counter, time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,12 @@ from ztasks.wire.verdict import EVERYTHING, Judged, Verdict
 
 CLAIM_SECONDS: Final = 0.001
 """How much expected work is claimed at once: what is claimed cannot be recalled, and a claim costs 2 us."""
+
+
+class Unloaded(NamedTuple):
+    """A callable that has not been loaded yet."""
+
+    pickled: bytes
 
 
 class Runner:
@@ -52,8 +58,13 @@ class Runner:
         os.register_at_fork(after_in_child=self._after_fork)
         provide(self._current_job)
 
-    def learn_callable(self, key: bytes, pickled: bytes) -> None:
-        """Load a callable that came with a batch. If that fails, its jobs will fail."""
+    def keep_callable(self, key: bytes, pickled: bytes) -> None:
+        """Keep a callable that came with a batch. It is loaded for the first job that needs it: that may take long, or
+        end this process, and then it must be known whose fault it is."""
+        self._callables[key] = Unloaded(pickled)
+
+    def _load_callable(self, key: bytes, pickled: bytes) -> None:
+        """Load a callable. If that fails, its jobs will fail."""
         try:
             loaded = load(pickled)
             if type(loaded) is Judged:
@@ -86,13 +97,15 @@ class Runner:
 
     def _run_claims(self, batch: Batch, items: Items) -> None:
         position, end = batch.position, batch.position + batch.count
-        run_some = self._prepare(batch, items)
+        run_some: Callable[[int, int], None] | None = None
         while position < end:
             seconds = self._seconds.get(batch.key)
             wanted = 1 if not seconds else max(1, int(CLAIM_SECONDS / seconds))
             upto = min(position + wanted, end)
             if not self._before_claim() or not self._cell.claim(batch.cut, upto):
                 return
+            if run_some is None:  # not before a claim, so that what it takes is the first job's
+                run_some = self._prepare(batch, items)
             begin = self._outbox.claimed_at = perf_counter()
             if upto - position > 1 or position > batch.position:
                 self._outbox.arm()
@@ -108,6 +121,10 @@ class Runner:
     def _prepare(self, batch: Batch, items: Items) -> Callable[[int, int], None]:
         """Return what runs the next so many items."""
         found = self._callables.get(batch.key)
+        if type(found) is Unloaded:
+            self._cell.fields[CURSOR] = batch.position
+            self._load_callable(batch.key, found.pickled)
+            found = self._callables[batch.key]
         if found is None:
             return lambda position, count: self._refuse(batch, position)
         if isinstance(found, Failure):

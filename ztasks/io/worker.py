@@ -144,7 +144,7 @@ class Worker:
             fields[RECEIVED] = batch.position + batch.count
         self._runner.forget(batch.forget)
         if batch.ships:
-            self._runner.learn_callable(batch.key, frames.pop(0))
+            self._runner.keep_callable(batch.key, frames.pop(0))
         data = frames.pop(0) if batch.payload is None else batch.payload
         check_items(batch, len(data))
         return Items(batch.form, batch.count, data, batch.sizes, batch.buffers, frames, batch.skip)
