@@ -281,7 +281,8 @@ class BaseExecutor(concurrent.futures.Executor):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(ValueError):  # left in another context than it was entered in
+        # Left in another context than it was entered in; or in a forked child, where nothing was entered.
+        with contextlib.suppress(ValueError, IndexError):
             task_module.current_executor.reset(self._tokens.pop())
         if kind is None:
             try:
@@ -308,7 +309,7 @@ class BaseExecutor(concurrent.futures.Executor):
         """As at the end of a `with`, but other coroutines go on while it is closed."""
         import asyncio  # late: it takes 40 ms
 
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, IndexError):
             task_module.current_executor.reset(self._tokens.pop())
         self._settle_maps(finish=kind is None)  # in this thread, which their inputs belong to
         interrupted = kind is not None and not issubclass(kind, Exception)

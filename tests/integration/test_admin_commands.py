@@ -58,6 +58,12 @@ def wait(path):
 def peculiar():
     return 1j
 
+def odd_floats():
+    return {"inf": [float("inf")]}
+
+def generator():
+    return (each for each in ())
+
 class Shop:
     def __eq__(self, other):
         return True
@@ -202,8 +208,24 @@ def test_what_waits_for_it_shows_the_id_on_stderr(ztasks: Command) -> None:
     assert re.fullmatch(r"ztasks send: job [0-9a-f]{16}-1\n", done.err)
 
 
+def test_what_ztasks_says_of_a_failure_is_shown_below_its_traceback(ztasks: Command) -> None:
+    done = ztasks("send", "shop.generator", "--wait")
+    assert done.code == 1
+    assert "TypeError: cannot pickle 'generator' object" in done.err
+    assert "ResultNotPicklable" in done.err.splitlines()[-1]
+
+
+def test_the_text_of_a_join_file_is_no_argument(ztasks: Command, fleet: Fleet) -> None:
+    text = (fleet.join_dir / "client.join").read_text()
+    done = ztasks("status", "--head", text)
+    assert done.code not in (0, 1)
+    assert "where every user of this host can read its key" in done.err
+    assert json.loads(text)["secret_key"] not in done.err
+
+
 def test_what_json_cannot_hold_is_shown_as_python_does(ztasks: Command) -> None:
     assert ztasks("send", "shop.peculiar", "--wait").out == "1j\n"
+    assert ztasks("send", "shop.odd_floats", "--wait").out == "{'inf': [inf]}\n"
     assert re.fullmatch(r"<shop.Shop object at 0x\w+>\n", ztasks("send", "shop.shop", "--wait").out)
 
 

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "hosts"))  # for `fleet` and the
 import jobs_across as jobs
 from fleet import Fleet, Part
 
-from ztasks import Client, HeadFull, HeadLost, WorkerLost
+from ztasks import Client, HeadFull, HeadLost, WorkerLost, options
 from ztasks.core.joining import Joining
 from ztasks.io.join import JoinFile
 from ztasks.io.net import NetSocket, PeerSockets
@@ -80,6 +80,27 @@ def test_who_has_nothing_to_do_uses_no_processor(tmp_path: Path, journal: bool) 
                 assert foreman.stop() == 0
             head.wait_for("is gone", count=turn + 1)
             assert support.busy(head.processes(), 0.5) < 0.2
+
+
+def test_two_heads_do_not_share_a_directory_of_keys(fleet: Fleet, tmp_path: Path) -> None:
+    """Else the join files of the first would lead to the second."""
+    before = {path.name: path.read_bytes() for path in fleet.join_dir.iterdir()}
+    done = fleet.run("head", "--listen", "127.0.0.1:39876", "--join-dir", str(fleet.join_dir))
+    assert done.code == 1
+    assert "another head that runs uses" in done.err
+    assert "--join-dir of its own" in done.err
+    assert {path.name: path.read_bytes() for path in fleet.join_dir.iterdir()} == before
+
+
+def test_a_head_that_is_drained_can_be_asked_and_told_otherwise(tmp_path: Path) -> None:
+    with parts(tmp_path) as (fleet, head, _, client):
+        job = client.send(options("jobs_across.nothing", queue="nowhere"), 1)
+        assert fleet.run("stop", "--drain").code == 0
+        head.wait_for("all that is queued is finished first")
+        assert json.loads(fleet.run("status", "--json").out)["stopping"] is True
+        assert "no worker serves queue 'nowhere'" in fleet.run("why", str(job)).out
+        assert fleet.run("cancel", str(job)).code == 0
+        assert head.wait() == 0
 
 
 # --- a worker leaves ---

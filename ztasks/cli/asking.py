@@ -94,8 +94,10 @@ def asks_head(function: F) -> F:
 def asking(head: str | None, seconds: float) -> Iterator[Client]:
     """Open a client, and turn what goes wrong into a message and an exit code."""
     from ztasks.client import Client
+    from ztasks.io.join import check_argument
 
     try:
+        check_argument(head)
         with Client(head, join_timeout=seconds, reconnect_timeout=seconds, name=command_name()) as client:
             yield client
     except HeadLost as error:

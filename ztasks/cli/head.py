@@ -186,7 +186,9 @@ def _announce(service: Service, place: Place, advertised: tuple[str, int], store
 def _key_store(directory: str) -> KeyStore:
     from ztasks.io.keys import KeyStore
 
-    return KeyStore.create(os.path.expanduser(directory))
+    store = KeyStore.create(os.path.expanduser(directory))
+    store.hold()
+    return store
 
 
 def _sockets(store: KeyStore | None, log: Log) -> HeadSockets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
@@ -80,7 +81,16 @@ def shown(value: Any) -> str:
     from ztasks.runs.records import Recorder
 
     data, whole = Recorder().encode_result(value)
-    return data.decode() if whole else repr(value)
+    return data.decode() if whole and not _has_odd_floats(value) else repr(value)
+
+
+def _has_odd_floats(value: Any) -> bool:
+    """Tell whether there are floats that JSON has no numbers for: they would be shown as null."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_odd_floats, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_odd_floats, value))
 
 
 def document(id_: str, value: Any, exception: BaseException | None) -> str:
@@ -106,9 +116,10 @@ def document(id_: str, value: Any, exception: BaseException | None) -> str:
 
 def trace_of(exception: BaseException) -> str:
     """Return the traceback as it was in the worker, or what is known instead."""
-    from ztasks.errors import remote_traceback
+    from ztasks.errors import ZtasksError, remote_traceback
 
     text = remote_traceback(exception)
-    if text is not None:
-        return text.rstrip()
-    return "".join(traceback.format_exception_only(exception)).rstrip()
+    words = "".join(traceback.format_exception_only(exception)).rstrip()
+    if text is None:
+        return words
+    return f"{text.rstrip()}\n\n{words}" if isinstance(exception, ZtasksError) else text.rstrip()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from ztasks.cli.asking import asking, asks_head, epilog, note, write
+from ztasks.cli.asking import FAILED, Told, asking, asks_head, epilog, note, write
 from ztasks.cli.serving import duration
 
 EPILOG: Final = epilog(
@@ -57,7 +57,10 @@ def command(head: str | None, seconds: float, task: str, args: tuple[str, ...], 
 
         id_ = client.send(with_options(ByName(task), **changes), *positional, **keywords).id
         if not wait:
-            return write(id_)
+            try:
+                return write(id_)
+            except Told as error:  # whoever has the id must not be told that nothing was changed
+                raise Told(f"job {id_} was accepted, but {error.message}", FAILED) from error
         from ztasks.cli.result import show_result
 
         note(f"job {id_}")

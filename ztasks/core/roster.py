@@ -50,7 +50,7 @@ class Roster:
         self.epoch = epoch
         self.members: dict[int, Member] = {}
         self.stopping = False
-        """Whether only those are taken in who have been here before."""
+        """Whether only those foremen are taken in who have been here before. Clients may ask, and cancel."""
         self._version = version
         self._foremen: dict[str, Member] = {}
         self._clients: dict[int, Member] = {}
@@ -66,8 +66,8 @@ class Roster:
         foreman = hello.kind == "foreman"
         earlier = self._foremen.get(hello.name) if foreman else self._clients.get(hello.incarnation)
         whose = hello.name if foreman else hello.incarnation
-        if self.stopping and whose not in self._keys:  # who was here before may come back, and bring what is done
-            return Reject(hello.incarnation, "stopping", "the head is stopping and takes in nobody who is new")
+        if self.stopping and foreman and whose not in self._keys:  # who was here may come back, and bring what is done
+            return Reject(hello.incarnation, "stopping", "the head is stopping and takes in no new worker")
         if self._keys.setdefault(whose, key) != key:
             return _reject_key(hello)
         if earlier is not None and earlier.hello.incarnation != hello.incarnation and _is_older(hello, earlier.hello):

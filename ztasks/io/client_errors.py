@@ -35,11 +35,12 @@ def no_answer(join: JoinFile, seconds: float, trouble: str) -> HeadLost:
     return HeadLost(f"no head has answered at {where(join)} within {seconds:g} s: {why}{end}")
 
 
-def gone(join: JoinFile, seconds: float) -> HeadLost:
+def gone(join: JoinFile, seconds: float, trouble: str) -> HeadLost:
     """The head was there, and has not been for too long."""
+    why = f": {trouble}" if trouble else ""
     return HeadLost(
-        f"the head at {where(join)} has not answered for {seconds:g} s (reconnect_timeout). It is still looked for, "
-        "and what is submitted when it is back is taken in."
+        f"the head at {where(join)} has not answered for {seconds:g} s (reconnect_timeout){why}. It is still looked "
+        "for, and what is submitted when it is back is taken in."
     )
 
 

@@ -240,7 +240,8 @@ class HeadLink:
         """There is no link: tell so if it has been so for too long."""
         patience = self._patience.reconnect
         if self.welcome is not None and patience is not None and now - self._down_since >= patience:
-            self._tell(errors.gone(self._join, patience))
+            trouble = self._net.trouble() if self._net is not None else ""
+            self._tell(errors.gone(self._join, patience, trouble))
 
     def _tell(self, error: ZtasksError) -> None:
         if not self._told:

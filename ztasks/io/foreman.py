@@ -379,7 +379,7 @@ class Foreman:
             self._head.post_kill()
         done = leaver.killed or (leaver.wanted != "run" and holdings.empty)
         if done and link is not None and leaver.says_farewell(now):
-            link.send([encode(Leaving(cancel=leaver.killed))])
+            link.send([encode(Leaving(cancel=leaver.killed or holdings.gives_up))])
             self._flush(now)
         code = leaver.may_go(
             now, done=done, idle=not holdings.items, linked=link is not None, heard=link is None or link.idle

@@ -128,6 +128,11 @@ class Holdings:
         """Whether there is nothing: no work, no report, and no outcome that is not acknowledged."""
         return not (self.relays or self._older or self.reports or self._unacknowledged)
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether something had begun here that the head is not told of: it was given up."""
+        return bool(self._untold)
+
     # --- from the head ---
 
     def on_define(self, define: Define, callable_: bytes) -> None:

@@ -259,6 +259,16 @@ def resolve(text: str | None, role: Role, *, private: bool = False) -> JoinFile:
     return found
 
 
+def check_argument(text: str | None) -> None:
+    """Refuse what must not be an argument of a command; raises BadJoinFile."""
+    if text is not None and text.strip().startswith("{"):
+        raise BadJoinFile(
+            "the text of a join file was given as an argument, where every user of this host can read its key. Nothing "
+            f"was started. Give @FILE, or - and the text on standard input, or set {VARIABLE}; and if others use "
+            "this host, replace that key: ztasks keys revoke, then ztasks keys add."
+        )
+
+
 def _read(text: str, where: str, role: Role, *, private: bool) -> JoinFile:
     """Tell the kinds apart. What cannot be told is never repeated in the message: it may be a key."""
     if text.startswith("@"):
@@ -270,13 +280,9 @@ def _read(text: str, where: str, role: Role, *, private: bool) -> JoinFile:
             )
         return JoinFile.parse(sys.stdin.buffer.read(MAX_TEXT + 1), "what came from standard input")
     if text.startswith("{"):
-        if private:
-            return JoinFile.parse(text, where)
-        raise BadJoinFile(
-            "the text of a join file was given as an argument, where every user of this host can read its key. Nothing "
-            f"was started. Give @FILE, or - and the text on standard input, or set {VARIABLE}; and if others use "
-            "this host, replace that key: ztasks keys revoke, then ztasks keys add."
-        )
+        if not private:
+            check_argument(text)
+        return JoinFile.parse(text, where)
     try:
         return JoinFile.plain(role, *parse_address(text))
     except ValueError as error:

@@ -9,6 +9,7 @@ secret keys of workers and clients are in their join files only, which may be mo
     allowed.json   the allow-list: name, role, public key and date of each key
     NAME.join      join files; worker.join and client.join are made with the directory
     lock           held by whoever changes something
+    head.lock      held by the head that uses it
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class KeyStore:
         self._cached: Mapping[str, Allowed] = {}
         self._cached_of: Stamp = None
         self._seen = self._stamp()
+        self._held = -1
+        """The head's own lock."""
 
     @classmethod
     def create(cls, directory: str) -> KeyStore:
@@ -97,6 +100,16 @@ class KeyStore:
             if not os.path.lexists(store.path("head.key")):
                 write_new(store.path("head.key"), _encode(make_keypair()))
         return store
+
+    def hold(self) -> None:
+        """Keep other heads from this directory until this process ends; raises BadKeyStore."""
+        self._held = os.open(self.path("head.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if not _lock(self._held):
+            raise BadKeyStore(
+                f"another head that runs uses {self.directory}: its join files would lead to this one. Nothing was "
+                f"started. Give this one a --join-dir of its own. This shows the other: fuser "
+                f"{shlex.quote(self.path('head.lock'))}"
+            )
 
     def path(self, name: str) -> str:
         """Return the path of one of its files."""

@@ -31,7 +31,7 @@ LOST_LOOKS: Final = 10
 """After so many looks, what was sent and has not come is lost: a gigabyte takes one second. Looks, not seconds: while
 the head itself does not run (Ctrl-Z, a thread that holds the interpreter), nothing is lost."""
 
-ARRIVING: Final = 50e6
+ARRIVING: Final = 50_000_000
 """For each so many bytes there is one look more."""
 
 MEMORY_EVERY: Final = 0.050
@@ -111,7 +111,7 @@ class Timekeeper:
                 worker.waited = None
             elif worker.waited is None or worker.waited[0] != lane.received:
                 worker.waited = lane.received, 1
-            elif worker.waited[1] < LOST_LOOKS + lane.nbytes / ARRIVING:
+            elif worker.waited[1] < LOST_LOOKS + lane.nbytes // ARRIVING:
                 worker.waited = lane.received, worker.waited[1] + 1
             elif not is_stopped(worker.pid):
                 worker.killed_for = lane.received, False

@@ -187,8 +187,8 @@ class Watch:
         at_work = any(worker.ready and worker.exit_code is None for worker in self.crew.workers.values())
         if self._start_failures >= START_FAILURES and not at_work:
             error = WorkersCannotStart(
-                f"the workers cannot start: {why}\nJobs that were queued have not run. Mend the cause and make a new "
-                "executor."
+                f"the workers cannot start: {why}\nJobs that were queued have not run. Mend the cause, and make a new "
+                "executor; or start the `ztasks worker` again: its head keeps the jobs."
             )
             error.__cause__ = cause
             self._give_up(error)

@@ -85,7 +85,9 @@ def _find(path: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             where = ".".join(parts[:place])
-            raise ImportError(_missing(path, f"{where!r}, from {_origin(name)}, has no {part!r}")) from None
+            what = f"{where!r}, as this worker has imported it from {_origin(name)}, has no {part!r}"
+            cure = " (if it has been added since: start the worker again)"
+            raise ImportError(_missing(path, what + cure)) from None
     if not callable(found):
         raise ImportError(_missing(path, f"it is no callable but {shown(found)}"))
     return found
