@@ -21,6 +21,7 @@ import support
 from programs import CTRL_C, Program, program, script
 
 from ztasks import Executor
+from ztasks.io import rundir
 
 PREAMBLE = """
 import atexit, itertools, os, signal, sys, threading, time, warnings
@@ -346,6 +347,8 @@ def test_row_16_ctrl_c_in_a_script(tmp_path: Path, phase: str, times: int) -> No
         if (phase, times) != ("start-up", 2):  # the second may come when all is closed, and end it before it can say so
             assert "KeyboardInterrupt" in running.out
         assert "ztasks:" not in running.out
+        if times == 2:  # it gives itself 0.7 s for the end; if that is not enough, the next start removes what is left
+            rundir.sweep(str(running.tmp))
         assert running.directories() == []
     assert (tmp_path / "finished-a").exists() == (times == 1 and phase != "start-up")
 

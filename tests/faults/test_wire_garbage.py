@@ -227,4 +227,4 @@ def test_row_25_a_peer_that_met_garbage_finds_the_head_when_it_is_there(tmp_path
         lane = head.sockets.lane(HOST, (port,), 99, head.join("worker").public_key)
         head.wait_for(lambda: lane.send(b"at last"), "the peer to come back")
         assert head.wait_for(pull.receive, "a message").frames == [b"at last"]
-        assert head.worker.connected(pull)
+        head.wait_for(lambda: head.worker.connected(pull), "the peer to know that")

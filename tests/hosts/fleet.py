@@ -311,8 +311,13 @@ class Fleet:
         """Return what was left behind. Directories of what was killed are left to the next one that sweeps."""
         left = [f"{part.name} has left behind process {pid}" for part in self.parts for pid in part.processes()]
         if any(part.killed for part in self.parts):
-            rundir.sweep(str(self.tmp))
+            with contextlib.suppress(AssertionError):
+                support.wait_for(self._swept, "what was killed to let go of its directories", 5.0)
         return left + [f"left behind: {path.name}" for path in self.tmp.glob("*")]
+
+    def _swept(self) -> bool:
+        rundir.sweep(str(self.tmp))
+        return not list(self.tmp.glob("*"))
 
     def _noise(self) -> list[str]:
         """Return what was written that nobody wants to read."""

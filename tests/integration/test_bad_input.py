@@ -85,7 +85,7 @@ WAITS = {
 }  # fmt: skip
 
 OPTIONS: dict[str, set[str]] = {
-    "name": WORDS | {"None", "a broken string"},
+    "name": (WORDS - {"a long string", "a long digit", "no text"}) | {"None", "a broken string"},
     "retries": {"0", "1", "a broken int"},
     "crash_retries": {"None", "0", "1", "a broken int"},
     "backoff": DURATIONS,

@@ -116,9 +116,12 @@ def test_what_is_in_main_is_not_sent_by_name() -> None:
     ("name", "message"),
     [
         ("zt_no_such_package.tasks.plain", "there is no module 'zt_no_such_package'"),
-        ("{}.nowhere.plain", "'{}', from .*__init__.py, has no 'nowhere'"),
-        ("{}.tasks.missing", "'{}.tasks', from .*tasks.py, has no 'missing'"),
-        ("{}.tasks.Holder.missing", "'{}.tasks.Holder', from .*tasks.py, has no 'missing'"),
+        ("{}.nowhere.plain", "'{}', as this worker has imported it from .*__init__.py, has no 'nowhere'"),
+        ("{}.tasks.missing", "'{}.tasks', as this worker has imported it from .*tasks.py, has no 'missing'"),
+        (
+            "{}.tasks.Holder.missing",
+            "'{}.tasks.Holder', as this worker has imported it from .*tasks.py, has no 'missing'",
+        ),
         ("{}.tasks.VALUE", "it is no callable but 3"),
         ("{}.tasks", "has no 'tasks'"),
     ],

@@ -89,7 +89,11 @@ class Terminal:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(support.DEADLINE)
         support.wait_for(lambda: not self.processes, "the end of all of them")
+        support.wait_for(self._swept, "what was killed to let go of its directories")
+
+    def _swept(self) -> bool:
         rundir.sweep(str(self.tmp))
+        return not list(self.tmp.glob("ztasks-*"))
 
 
 @pytest.fixture

@@ -540,10 +540,16 @@ def test_cancel_wakes_a_thread_that_waits(tmp_path: Path) -> None:
 
 def test_cancel_of_many_while_they_are_dispatched(shared: Executor, tmp_path: Path) -> None:
     """Each ends as one or the other, and what was cancelled has not run."""
-    file = tmp_path / "ran"
+    file, go = tmp_path / "ran", tmp_path / "go"
+    holding = [shared.submit(jobs.wait_for_file, str(go)) for _ in range(2)]
     futures = [shared.submit(jobs.count_in_file, index, str(file)) for index in range(2000)]
+    cancelled = set()
     # From the end: those that were submitted last are given to a worker last.
-    cancelled = {index for index, future in reversed([*enumerate(futures)]) if index % 2 and future.cancel()}
+    for index, future in reversed([*enumerate(futures)]):
+        if index % 2 and future.cancel():
+            cancelled.add(index)
+            go.touch()  # from here on they are dispatched
+    assert not concurrent.futures.wait(holding, 20).not_done
     assert not concurrent.futures.wait(futures, 20).not_done
     ran = {int(line) for line in file.read_text().split()}
     assert ran == set(range(2000)) - cancelled

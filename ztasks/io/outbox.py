@@ -71,6 +71,11 @@ class Outbox:
             self._mark = perf_counter()
             self._idle = idle
 
+    def count_anew(self) -> None:
+        """What has been loaded just now took its time, and not the jobs'."""
+        with self._lock:
+            self._mark = perf_counter()
+
     def flush(self) -> None:
         """Send all outcomes that are there."""
         with self._lock:

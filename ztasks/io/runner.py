@@ -124,6 +124,7 @@ class Runner:
         if type(found) is Unloaded:
             self._cell.fields[CURSOR] = batch.position
             self._load_callable(batch.key, found.pickled)
+            self._outbox.count_anew()
             found = self._callables[batch.key]
         if found is None:
             return lambda position, count: self._refuse(batch, position)
