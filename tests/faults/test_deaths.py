@@ -344,7 +344,7 @@ def test_row_04_a_worker_that_grows_too_large_while_a_job_runs(tmp_path: Path) -
     assert death.signal == "SIGKILL"
     assert "150 MiB" in death.reason
     assert "in grow" in death.stack
-    assert death.oom == ""
+    assert death.oom == "" or "on this host meanwhile" in death.oom
     if death.peak_memory is not None:  # unknown where this process has had more
         assert 150 * MIB < death.peak_memory < 1024 * MIB
 

@@ -36,7 +36,7 @@ def there(client: ztasks.Client) -> int:
 # --- a lane that does not get through, while all else does ---
 
 
-def test_no_work_goes_where_the_lane_is_closed_and_that_is_said(fleet: Fleet) -> None:
+def test_row_29_no_work_goes_where_the_lane_is_closed_and_that_is_said(fleet: Fleet) -> None:
     through = fleet.proxy()
     through.lanes.refuse()
     foreman = fleet.start_foreman("cut-off", through=through)
@@ -51,7 +51,7 @@ def test_no_work_goes_where_the_lane_is_closed_and_that_is_said(fleet: Fleet) ->
 
 
 @pytest.mark.parametrize("fault", ["cut", "swallow"])
-def test_work_comes_back_from_a_lane_that_does_not_get_through_any_more(fleet: Fleet, fault: str) -> None:
+def test_row_29_work_comes_back_from_a_lane_that_does_not_get_through_any_more(fleet: Fleet, fault: str) -> None:
     through = fleet.proxy()
     fleet.start_foreman("a", through=through)
     with jobs.using(fleet.client()) as client:
