@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import random
@@ -159,6 +160,33 @@ def test_row_14_no_memory_to_send_behind_a_running_job(tmp_path: Path, monkeypat
 
 
 # --- results ---
+
+
+def test_row_14_what_takes_long_to_arrive_is_left_on_its_way(tmp_path: Path) -> None:
+    """Another worker idles meanwhile, and would have to wait as long."""
+    with Executor(max_workers=2) as executor:
+        sizes = [executor.submit(len, bytes(size)) for size in (150_000_000, 100_000_000)]
+        assert [future.result(30) for future in sizes] == [150_000_000, 100_000_000]
+        assert [outcome.attempts for outcome in executor.outcomes(len, [bytes(100_000_000)] * 2)] == [1, 1]
+
+
+def test_row_14_a_module_that_takes_long_to_import_is_imported_by_one_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zt_slow.py").write_text(
+        "import os, time\n"
+        "if 'ZTASKS_WORKER' in os.environ:\n"
+        f"    with open({str(tmp_path / 'imported')!r}, 'a') as file:\n"
+        "        file.write('once ')\n"
+        "    time.sleep(1.0)\n"
+        "def job():\n"
+        "    return 7\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("ZTASKS_WORKER", raising=False)
+    with Executor(max_workers=2) as executor:
+        assert executor.submit(importlib.import_module("zt_slow").job).result(20) == 7
+    assert (tmp_path / "imported").read_text() == "once "
 
 
 @pytest.mark.parametrize("kind", ["bytes", "str", "bytearray", "list", "array"])
