@@ -178,6 +178,8 @@ def _announce(service: Service, place: Place, advertised: tuple[str, int], store
             log("join-file", f"wrote {path}")
     if service.recovered:
         log("recovered", service.recovered)
+    if (why := service.books.full) is not None:
+        log("refusing", f"new jobs are refused: {why}", level="warning")
     where = f"{address}:{first}" + ("" if store is not None else " (plain: no keys, this host only)")
     log("ready", f"ready, listening on {place.host}:{place.port} as {where}", epoch=service.roster.epoch)
     notify("READY=1")

@@ -235,7 +235,7 @@ class Answers:
             return None
         assert ended is not None, "one of both is there"
         if not isinstance(ended, Result):
-            why = f"job {job_id(session, number)} has ended ({ended.state}), and its result was given to its client"
+            why = f"job {job_id(session, number)} has ended ({ended.state}), and its result was fetched or forgotten"
             raise Refusal("fetched", why)
         return {"state": ended.state}, ended.frames
 

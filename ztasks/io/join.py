@@ -246,8 +246,9 @@ def resolve(text: str | None, role: Role, *, private: bool = False) -> JoinFile:
         text, where, private = os.environ.get(VARIABLE, ""), VARIABLE, True
         if not text:
             raise BadJoinFile(
-                f"no head is given. Nothing was started. Give --head @{role}.join (`ztasks head` writes that file into "
-                f"its --join-dir), or set {VARIABLE}=@{role}.join."
+                f"no head is given. Nothing was started. Give the file {role}.join, which `ztasks head` writes into "
+                f"its --join-dir, as --head @{role}.join or as the first argument in a program; or set "
+                f"{VARIABLE}=@{role}.join."
             )
     found = _read(text.strip(), where, role, private=private)
     if found.role != role:
