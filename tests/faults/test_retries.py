@@ -255,7 +255,7 @@ def test_at_most_once_by_phase(tmp_path: Path, phase: str) -> None:
     assert len(begun) == len(set(begun))
     assert all(type(error) in (WorkerLost, type(None)) for error in ends)
     assert all(f"ended {number}" in lines(path) for number, error in enumerate(ends) if error is None)
-    if phase in ("idle", "starting", "queued behind it"):
+    if phase in ("starting", "queued behind it"):  # an idle one may have begun the first by now
         assert ends == [None] * 3
     assert sum(error is not None for error in ends) <= 1
 
