@@ -31,3 +31,16 @@ def test_it_is_said_now_and_then_what_is_waited_for(wanted: str, left: str) -> N
         assert not end.reached(rig.now + later, lambda peer, alive: None)
     assert len(said) == 2
     assert said[1].startswith(f"stopping: waits for {left}")
+
+
+def test_a_foreman_that_joins_anew_at_the_very_end_is_told_to_leave() -> None:
+    rig = Rig()
+    told: list[str] = []
+    head = rig.head
+    end = HeadEnd(head.books, Roster(1, "1"), head.clients, 60.0, lambda event, what: None)
+    end.wanted = "drain"
+    for name in ("a", "b"):
+        foreman = rig.foreman(name)
+        foreman.link.wanted, foreman.link.sign = "run", lambda: None  # type: ignore[attr-defined]
+        assert not end.reached(rig.now, lambda peer, alive: told.append(peer.name))
+    assert told == ["a", "b"]

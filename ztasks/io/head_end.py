@@ -60,8 +60,8 @@ class HeadEnd:
             return False
         if self._leave_at is None:
             self._leave_at = now + FAREWELL_SECONDS
-            if wanted != "run" or not self._books.ledger.is_kept:
-                self._tell_foremen("stop", say)
+        if wanted != "run" or not self._books.ledger.is_kept:
+            self._tell_foremen("stop", say)  # also those who have joined anew just now
         quiet = all(peer.link.idle for peer in self._books.peers.values())
         foremen = any(peer.is_foreman for peer in self._books.peers.values())
         return now >= self._leave_at or (quiet and (wanted == "run" or not foremen))
