@@ -27,6 +27,19 @@ def fleet(*, journal: bool = True) -> tuple[Rig, FakeClient, FakeForeman, Any]:
     return rig, client, foreman, rig.define()
 
 
+def with_two_outcomes_in_the_journal_only() -> tuple[Rig, FakeClient]:
+    """Return a head with the outcomes of two jobs, whose client has been gone for long."""
+    rig, client, foreman, task = fleet()
+    client.submit(task, 2)
+    rig.settle_all()
+    client.lose()
+    foreman.work(["ok"] * 2)
+    rig.settle_all()
+    rig.now += SESSION_SECONDS + 1
+    rig.turn()
+    return rig, client
+
+
 class Service:
     """What Answers need of a service."""
 
@@ -294,14 +307,7 @@ def test_the_jobs_of_a_client_that_does_not_come_back(journal: bool) -> None:
 
 
 def test_outcomes_that_the_journal_has_dropped_are_lost() -> None:
-    rig, client, foreman, task = fleet()
-    client.submit(task, 2)
-    rig.settle_all()
-    client.lose()
-    foreman.work(["ok"] * 2)
-    rig.settle_all()
-    rig.now += SESSION_SECONDS + 1
-    rig.turn()
+    rig, client = with_two_outcomes_in_the_journal_only()
     rig.head.books.forget_outcomes([(1, 1, 1)])
     client.join()
     rig.settle_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fleet_rig import define
 from head_rig import FakeLink, Rig
-from test_head_books import ask, fleet
+from test_head_books import ask, fleet, with_two_outcomes_in_the_journal_only
 
 from ztasks.io.books import SESSION_SECONDS
 from ztasks.wire.link import Answer, Cancel, Leaving, Submit
@@ -118,14 +118,7 @@ def test_what_is_forgotten_is_not_told_though_the_journal_has_it_still() -> None
 
 
 def test_outcomes_that_the_journal_has_dropped_are_not_said_to_be_unknown() -> None:
-    rig, client, foreman, task = fleet()
-    client.submit(task, 2)
-    rig.settle_all()
-    client.lose()
-    foreman.work(["ok"] * 2)
-    rig.settle_all()
-    rig.now += SESSION_SECONDS + 1
-    rig.turn()
+    rig, client = with_two_outcomes_in_the_journal_only()
     rig.journal.outcome = lambda session, number: None  # type: ignore[method-assign, assignment]
     rig.head.books.forget_outcomes([(1, 1, 2)])
     client.join()

@@ -51,10 +51,6 @@ class _Reader(pickle.Unpickler):
             return super().find_class(module, name)
         return _Named(name.rpartition(".")[2], (_StandIn,), {})
 
-    def persistent_load(self, pid: Any) -> Any:
-        """Return a stand-in for what the pickle does not hold."""
-        return _StandIn(pid)
-
 
 class _Named(type):
     """A class or a function that is not here."""
